@@ -1,0 +1,181 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	api "github.com/moby/moby/api/types/volume"
+)
+
+// Filters are the terms of a query: the values of a key are alternatives (of
+// label: all must match), the keys must all match.
+type Filters map[string]map[string]bool
+
+// List returns the volumes that match, by name. The keys of filters are
+// dangling, driver, label and name; another one is an InvalidArgument.
+func (s *Store) List(filters Filters) ([]api.Volume, error) {
+	if err := onlyKeys(filters, "dangling", "driver", "label", "name"); err != nil {
+		return nil, err
+	}
+	dangling, filtered, err := boolFilter(filters, "dangling")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	s.mu.Lock()
+	for name, e := range s.volumes {
+		if e.busy || filtered && dangling != (len(e.users) == 0) {
+			continue
+		}
+		if d := filters["driver"]; len(d) > 0 && !d[driverName] {
+			continue
+		}
+		if !matchesName(filters["name"], name) || !hasLabels(filters["label"], e.meta.Labels) {
+			continue
+		}
+		names = append(names, name)
+	}
+	s.mu.Unlock()
+	list := []api.Volume{}
+	for _, name := range names {
+		if v, err := s.Inspect(name); err == nil { // else removed since
+			list = append(list, v)
+		}
+	}
+	slices.SortFunc(list, byName)
+	return list, nil
+}
+
+// Prune removes the unused anonymous volumes, or with the filter all=true every
+// unused one, that match the filters label and label!.
+func (s *Store) Prune(ctx context.Context, filters Filters) (api.PruneReport, error) {
+	report := api.PruneReport{VolumesDeleted: []string{}}
+	if err := onlyKeys(filters, "all", "label", "label!"); err != nil {
+		return report, err
+	}
+	all, _, err := boolFilter(filters, "all")
+	if err != nil {
+		return report, err
+	}
+	var names []string
+	s.mu.Lock()
+	for name, e := range s.volumes {
+		_, anonymous := e.meta.Labels[AnonymousLabel]
+		if e.busy || len(e.users) > 0 || !all && !anonymous {
+			continue
+		}
+		if !hasLabels(filters["label"], e.meta.Labels) || len(filters["label!"]) > 0 && hasLabels(filters["label!"], e.meta.Labels) {
+			continue
+		}
+		names = append(names, name)
+	}
+	s.mu.Unlock()
+	slices.Sort(names)
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return report, context.Cause(ctx)
+		}
+		size, err := dirSize(ctx, s.Path(name))
+		if err == nil {
+			err = s.Remove(ctx, name, false)
+		}
+		if err != nil {
+			if !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+				s.log.Warn("cannot prune volume", "volume", name, "err", err)
+			}
+			continue
+		}
+		report.VolumesDeleted = append(report.VolumesDeleted, name)
+		report.SpaceReclaimed += uint64(size)
+	}
+	s.events.Publish(events.VolumeEventType, events.ActionPrune, events.Actor{
+		Attributes: map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)},
+	})
+	return report, nil
+}
+
+// dirSize adds up the space of the files below dir; hard links count once.
+func dirSize(ctx context.Context, dir string) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	seen := make(map[inode]struct{})
+	var total int64
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return nil // removed since
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 && !fi.IsDir() {
+			key := inode{uint64(st.Dev), st.Ino}
+			if _, dup := seen[key]; dup {
+				return nil
+			}
+			seen[key] = struct{}{}
+		}
+		if fi.Mode().IsRegular() {
+			total += fi.Size()
+		}
+		return nil
+	})
+	return total, err
+}
+
+func onlyKeys(filters Filters, known ...string) error {
+	for _, key := range slices.Sorted(maps.Keys(filters)) {
+		if !slices.Contains(known, key) {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", key))
+		}
+	}
+	return nil
+}
+
+func boolFilter(filters Filters, key string) (value, given bool, err error) {
+	terms := filters[key]
+	if len(terms) == 0 {
+		return false, false, nil
+	}
+	if terms["1"] || terms["true"] {
+		value = true
+	} else if !terms["0"] && !terms["false"] {
+		return false, false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s=%v'", key, slices.Sorted(maps.Keys(terms))))
+	}
+	return value, true, nil
+}
+
+// matchesName reports whether name contains one of the terms.
+func matchesName(terms map[string]bool, name string) bool {
+	if len(terms) == 0 {
+		return true
+	}
+	for term := range terms {
+		if strings.Contains(name, term) {
+			return true
+		}
+	}
+	return false
+}
+
+func hasLabels(terms map[string]bool, labels map[string]string) bool {
+	for term := range terms {
+		key, value, withValue := strings.Cut(term, "=")
+		got, ok := labels[key]
+		if !ok || withValue && got != value {
+			return false
+		}
+	}
+	return true
+}
