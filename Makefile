@@ -1,0 +1,57 @@
+# Lighter: five static programs.  make, make test, make demo, make lint, make bench
+
+SHELL   := /bin/bash
+GO      ?= go
+VERSION ?= 0.1.0-dev
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
+
+PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc
+LDFLAGS  := -s -w -X lighter/internal/version.Version=$(VERSION) \
+            -X lighter/internal/version.GitCommit=$(COMMIT) -X lighter/internal/version.BuildTime=$(DATE)
+
+export CGO_ENABLED = 0
+export GOTOOLCHAIN ?= local
+
+# golangci-lint pins old analysers; vet and staticcheck say the same with less.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all build clean test test-unit test-integration test-all lint demo bench install help
+
+all: build
+
+build: ## the five programs, in bin/
+	@command -v $(GO) >/dev/null || { echo "make: Go is missing: install Go $$(sed -n 's/^go //p' go.mod) or newer (https://go.dev/dl) and put it on PATH" >&2; exit 1; }
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+install: build ## into $(DESTDIR)$(PREFIX)/bin
+	install -D -t $(DESTDIR)$(or $(PREFIX),/usr/local)/bin $(addprefix bin/,$(PROGRAMS))
+
+test: ## everything that CI runs: lint, unit tests, integration tests
+	./test/run quick
+
+test-unit: ## needs no root
+	$(GO) test ./cli/... ./cmd/... ./containerd/... ./engine/... ./internal/... ./runc/... ./shim/...
+
+test-integration: build ## starts private daemons, needs root
+	./test/run integration
+
+test-all: ## the slow tier too
+	./test/run all
+
+lint: ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:" $$out >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+demo: build ## shows the main job on a private daemon, then cleans up
+	./test/demo
+
+bench: build ## ours against the stock engine, into docs/BENCHMARKS.md's table
+	./test/bench/run
+
+clean:
+	rm -rf bin
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile

@@ -1,0 +1,130 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/moby/moby/api/types"
+	eventtypes "github.com/moby/moby/api/types/events"
+)
+
+func (s *Server) ping(w http.ResponseWriter, r *request) error {
+	h := w.Header()
+	h.Set("Builder-Version", "1")
+	h.Set("Swarm", "inactive")
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	if r.Method == http.MethodHead {
+		h.Set("Content-Length", "0")
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	_, err := io.WriteString(w, "OK")
+	return err
+}
+
+func (s *Server) version(w http.ResponseWriter, r *request) error {
+	v, err := s.backends.System.Version(r.Context())
+	if err != nil {
+		return err
+	}
+	v.MinAPIVersion = fmt.Sprintf("%d.%d", s.min.major, s.min.minor)
+	return writeJSON(w, http.StatusOK, v)
+}
+
+func (s *Server) info(w http.ResponseWriter, r *request) error {
+	info, err := s.backends.System.Info(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, info)
+}
+
+// event is an event on the wire: the message and, for clients before API 1.52,
+// the fields that container and image events once consisted of.
+type event struct {
+	eventtypes.Message
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+}
+
+func (s *Server) events(w http.ResponseWriter, r *request) error {
+	since, err := r.time("since")
+	if err != nil {
+		return err
+	}
+	until, err := r.time("until")
+	if err != nil {
+		return err
+	}
+	filters, err := r.filters()
+	if err != nil {
+		return err
+	}
+	past, live := s.backends.Events.Subscribe(since, until, filters)
+	defer live.Close()
+	w.Header().Set("Content-Type", eventsMediaType(r))
+	w.WriteHeader(http.StatusOK)
+	out := newFlushing(w)
+	if err := out.c.Flush(); err != nil {
+		return err
+	}
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	send := func(m eventtypes.Message) error {
+		e := event{Message: m}
+		if !r.atLeast(52) && (m.Type == eventtypes.ContainerEventType || m.Type == eventtypes.ImageEventType) {
+			e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
+		}
+		return enc.Encode(e)
+	}
+	for _, m := range past {
+		if err := send(m); err != nil {
+			return nil // the client left
+		}
+	}
+	var end <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		end = timer.C
+	}
+	for {
+		select {
+		case m, ok := <-live.C:
+			if !ok {
+				return nil
+			}
+			if err := send(m); err != nil {
+				return nil
+			}
+		case <-end:
+			return nil
+		case <-r.Context().Done():
+			return nil
+		case <-s.stopping:
+			return nil
+		}
+	}
+}
+
+func eventsMediaType(r *request) string {
+	switch accept := r.Header.Get("Accept"); {
+	case !r.atLeast(52):
+		return types.MediaTypeJSON
+	case accept == types.MediaTypeNDJSON, accept == types.MediaTypeJSONLines:
+		return accept
+	default:
+		return types.MediaTypeJSON
+	}
+}
+
+// registryLogin answers POST /auth; no registry is asked yet, so it says so.
+func (s *Server) registryLogin(http.ResponseWriter, *request) error {
+	return notImplemented("registry login is not implemented")
+}
