@@ -1,0 +1,131 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+
+	"lighter/engine/network/ipam"
+)
+
+// Config is how a Manager behaves. Start from DefaultConfig: the zero value of
+// the booleans turns features off that Docker has on.
+type Config struct {
+	// StateDir holds the durable records. It is created with mode 0700 and
+	// belongs to one Manager.
+	StateDir string
+	// SandboxDir, if not "", receives one symbolic link per connected container,
+	// named as Allocation.SandboxKey, to the network namespace of its process.
+	// It should be on tmpfs (Docker: <exec-root>/netns).
+	SandboxDir string
+
+	// Bridge is the link of the default network: "" or "docker0" for one that
+	// the Manager makes, another name for one that exists, "none" for no
+	// default network at all.
+	Bridge string
+	// BIP is the address and subnet of the default bridge. The zero value takes
+	// a free one from the address pools.
+	BIP netip.Prefix
+	// FixedCIDR is the part of the default bridge's subnet that containers get
+	// addresses from. The zero value is all of it.
+	FixedCIDR netip.Prefix
+	// DefaultGateway replaces the bridge's address as the default gateway of
+	// containers on the default bridge.
+	DefaultGateway netip.Addr
+	// MTU is that of the default bridge and its containers in bytes; 0 means 1500.
+	MTU int
+
+	ICC    bool // containers on the default bridge may talk to each other
+	IPMasq bool // hide addresses of the default bridge behind the host's
+	// IPForward lets the Manager turn on net.ipv4.ip_forward when it finds it
+	// off. Traffic between interfaces that are not its own is then dropped,
+	// because nobody asked for a router, unless IPForwardNoDrop.
+	IPForward       bool
+	IPForwardNoDrop bool
+	// Firewall lets the Manager keep an nftables table. Without it nothing is
+	// masqueraded or isolated and published ports are served by forwarders in
+	// the process, as Docker does with --iptables=false.
+	Firewall bool
+	// UserlandProxy forwards what the firewall cannot translate: connections to
+	// published ports over IPv6, see package portmap.
+	UserlandProxy bool
+	// DefaultBindIP is the host address of ports published without one. The
+	// zero value is all addresses, IPv4 and IPv6.
+	DefaultBindIP netip.Addr
+	// DefaultAddressPools is where subnets come from. Nil means Docker's.
+	DefaultAddressPools []ipam.Block
+	// HostGatewayIPs are what "host-gateway" means in ExtraHosts. Nil means the
+	// address of the default bridge.
+	HostGatewayIPs []netip.Addr
+
+	// DNS, DNSSearch and DNSOptions are for containers that say nothing else.
+	DNS        []netip.Addr
+	DNSSearch  []string
+	DNSOptions []string
+
+	// HostsPath and ResolvConfPath are the host's files; "" means those in /etc.
+	HostsPath, ResolvConfPath string
+}
+
+// DefaultConfig returns Docker's defaults with the records in stateDir.
+func DefaultConfig(stateDir string) Config {
+	return Config{
+		StateDir:      stateDir,
+		ICC:           true,
+		IPMasq:        true,
+		IPForward:     true,
+		Firewall:      true,
+		UserlandProxy: true,
+	}
+}
+
+const (
+	defaultBridge  = "docker0"
+	disabledBridge = "none"
+	defaultMTU     = 1500
+	// maxNameBytes is IFNAMSIZ without the terminating zero.
+	maxNameBytes = 15
+)
+
+// validate fills in defaults.
+func (c *Config) validate() error {
+	if c.StateDir == "" {
+		return fmt.Errorf("network state directory is not set: %w", errdefs.ErrInvalidArgument)
+	}
+	if c.Bridge == "" {
+		c.Bridge = defaultBridge
+	}
+	if len(c.Bridge) > maxNameBytes {
+		return fmt.Errorf("bridge name %q is longer than %d bytes: %w", c.Bridge, maxNameBytes, errdefs.ErrInvalidArgument)
+	}
+	if c.MTU == 0 {
+		c.MTU = defaultMTU
+	}
+	if c.MTU < 68 || c.MTU > 65535 {
+		return fmt.Errorf("MTU %d is not between 68 and 65535: %w", c.MTU, errdefs.ErrInvalidArgument)
+	}
+	if c.DefaultAddressPools == nil {
+		c.DefaultAddressPools = ipam.DefaultBlocks()
+	}
+	for _, b := range c.DefaultAddressPools {
+		if err := b.Validate(); err != nil {
+			return err
+		}
+	}
+	if c.BIP.IsValid() {
+		if !c.BIP.Addr().Is4() {
+			return fmt.Errorf("bridge address %q is not IPv4: %w", c.BIP, errdefs.ErrInvalidArgument)
+		}
+		if c.BIP.Masked().Addr() == c.BIP.Addr() && c.BIP.Bits() < 31 {
+			return fmt.Errorf("bridge address %q is the address of the network: %w", c.BIP, errdefs.ErrInvalidArgument)
+		}
+	}
+	if c.HostsPath == "" {
+		c.HostsPath = "/etc/hosts"
+	}
+	if c.ResolvConfPath == "" {
+		c.ResolvConfPath = "/etc/resolv.conf"
+	}
+	return nil
+}

@@ -1,0 +1,2 @@
+// Package network gives containers their networks.
+package network
