@@ -1,0 +1,61 @@
+package tarball
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// readXattrs returns the attributes of the open file that belong in an archive.
+func readXattrs(fd int) (map[string]string, error) {
+	return xattrsWith(
+		func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
+}
+
+// readXattrsAt is readXattrs for the entry name of dir, not followed.
+func readXattrsAt(dir int, name string) (map[string]string, error) {
+	p := procPath(dir, name)
+	return xattrsWith(
+		func(b []byte) (int, error) { return unix.Llistxattr(p, b) },
+		func(name string, b []byte) (int, error) { return unix.Lgetxattr(p, name, b) })
+}
+
+func xattrsWith(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
+	var small [1024]byte
+	names := small[:]
+	n, err := list(names)
+	if errors.Is(err, unix.ERANGE) {
+		names = make([]byte, 64<<10) // the kernel's bound
+		n, err = list(names)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("listxattr", err)
+	}
+	attrs := map[string]string{}
+	var buf [4096]byte
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+		if !allowedXattr(name) {
+			continue
+		}
+		value := buf[:]
+		n, err := get(name, value)
+		if errors.Is(err, unix.ERANGE) {
+			value = make([]byte, 64<<10)
+			n, err = get(name, value)
+		}
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("getxattr", err)
+		}
+		attrs[name] = string(value[:n])
+	}
+	return attrs, nil
+}
