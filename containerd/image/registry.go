@@ -1,0 +1,201 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
+)
+
+// RegistryOptions say how registries are reached.
+type RegistryOptions struct {
+	// CertsDir is searched for <host>/hosts.toml and <host>/*.crt, as Docker and
+	// containerd have them; "" for none.
+	CertsDir string
+	// Insecure are hosts ("reg:5000") and CIDRs that may show unverified
+	// certificates or speak plain HTTP. Loopback addresses always may.
+	Insecure []string
+	// Mirrors are base URLs asked before Docker Hub, for pulls.
+	Mirrors   []string
+	UserAgent string
+	// Host is the registry that Credentials and Token are for, "docker.io" for
+	// Docker Hub. They go nowhere else.
+	Host string
+	// Credentials are a user name and password, or "" and an identity token.
+	User, Secret string
+	// Token is sent as it is, as a bearer token.
+	Token string
+	// Header is sent to Host.
+	Header http.Header
+}
+
+// maxRedirects bounds how often a registry may send a request elsewhere.
+const maxRedirects = 5
+
+// NewResolver returns a resolver and transfer client for registries. Plain HTTP
+// is spoken only to those that o says may: a failed TLS handshake with another
+// is an error (CVE-2014-5277), as are a redirect and a token server that would
+// downgrade to it (CVE-2019-10214, CVE-2026-33540).
+func NewResolver(ctx context.Context, o RegistryOptions) remotes.Resolver {
+	header := http.Header{}
+	if o.UserAgent != "" {
+		header.Set("User-Agent", o.UserAgent)
+	}
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts:   o.hosts(ctx),
+		Headers: header,
+		Tracker: docker.NewInMemoryTracker(),
+	})
+}
+
+func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
+	return func(host string) ([]docker.RegistryHost, error) {
+		insecure := o.insecure(host)
+		opts := config.HostOptions{
+			UpdateClient: func(c *http.Client) error {
+				guard(c, insecure)
+				return nil
+			},
+		}
+		if o.CertsDir != "" {
+			opts.HostDir = config.HostDirFromRoot(o.CertsDir)
+		}
+		if host == o.Host && (o.User != "" || o.Secret != "") {
+			own := registryHost(host)
+			opts.Credentials = func(asked string) (string, string, error) {
+				if asked != own {
+					return "", "", nil
+				}
+				return o.User, o.Secret, nil
+			}
+		}
+		if insecure {
+			// With a TLS configuration, plain HTTP is the fallback only.
+			opts.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
+			opts.DefaultScheme = "http"
+		}
+		hosts, err := config.ConfigureHosts(ctx, opts)(host)
+		if err != nil {
+			return nil, err
+		}
+		if host == o.Host {
+			for i := range hosts {
+				if hosts[i].Host != registryHost(host) {
+					continue
+				}
+				hosts[i].Header = hosts[i].Header.Clone()
+				if hosts[i].Header == nil {
+					hosts[i].Header = http.Header{}
+				}
+				for k, v := range o.Header {
+					hosts[i].Header[http.CanonicalHeaderKey(k)] = v
+				}
+				if o.Token != "" {
+					hosts[i].Header.Set("Authorization", "Bearer "+o.Token)
+					hosts[i].Authorizer = nil
+				}
+			}
+		}
+		if host == "docker.io" {
+			mirrors, err := o.mirrors(ctx)
+			if err != nil {
+				return nil, err
+			}
+			hosts = append(mirrors, hosts...)
+		}
+		return hosts, nil
+	}
+}
+
+// registryHost returns the host name of the registry's endpoint.
+func registryHost(host string) string {
+	if host == "docker.io" {
+		return "registry-1.docker.io"
+	}
+	return host
+}
+
+func (o RegistryOptions) mirrors(ctx context.Context) ([]docker.RegistryHost, error) {
+	var all []docker.RegistryHost
+	for _, m := range o.Mirrors {
+		u, err := url.Parse(m)
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			return nil, invalid("registry mirror %q: not an http or https URL", m)
+		}
+		insecure := u.Scheme == "http" || o.insecure(u.Host)
+		client := &http.Client{Transport: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: insecure})}
+		guard(client, insecure)
+		all = append(all, docker.RegistryHost{
+			Client:       client,
+			Authorizer:   docker.NewDockerAuthorizer(docker.WithAuthClient(client)),
+			Host:         u.Host,
+			Scheme:       u.Scheme,
+			Path:         strings.TrimSuffix(u.Path, "/") + "/v2",
+			Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+		})
+	}
+	return all, nil
+}
+
+// insecure reports whether the registry host ("name[:port]") is listed.
+func (o RegistryOptions) insecure(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = strings.Trim(host, "[]")
+	}
+	if docker.IsLocalhost(host) {
+		return true
+	}
+	addr, addrErr := netip.ParseAddr(name)
+	for _, entry := range o.Insecure {
+		if entry == host || entry == name {
+			return true
+		}
+		if p, err := netip.ParsePrefix(entry); err == nil && addrErr == nil && p.Contains(addr.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// guard keeps the requests of c, to a registry, its token server and where they
+// redirect to, from being downgraded or led to the host's own services.
+func guard(c *http.Client, insecure bool) {
+	c.Transport = guardTransport{base: c.Transport, insecure: insecure}
+	c.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		if len(via) > maxRedirects {
+			return fmt.Errorf("registry redirects more than %d times: %w", maxRedirects, errdefs.ErrInvalidArgument)
+		}
+		return nil
+	}
+}
+
+type guardTransport struct {
+	base     http.RoundTripper
+	insecure bool
+}
+
+var errDowngrade = errors.New("refused to send a request for a secure registry over plain HTTP")
+
+// RoundTrip implements http.RoundTripper.
+func (g guardTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !g.insecure {
+		if r.URL.Scheme != "https" {
+			return nil, fmt.Errorf("%w: %s", errDowngrade, r.URL.Host)
+		}
+		if addr, err := netip.ParseAddr(r.URL.Hostname()); err == nil && (addr.IsLinkLocalUnicast() || addr.IsUnspecified()) {
+			return nil, fmt.Errorf("refused to follow a registry to %s: %w", r.URL.Host, errdefs.ErrPermissionDenied)
+		}
+	}
+	return g.base.RoundTrip(r)
+}

@@ -1,0 +1,155 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"lighter/containerd"
+)
+
+// LabelUncompressed holds the diff ID of a layer blob.
+const LabelUncompressed = "containerd.io/uncompressed"
+
+// LabelSnapshotRef prefixes the label by which a config keeps its snapshot;
+// the snapshotter's name follows.
+const LabelSnapshotRef = "containerd.io/gc.ref.snapshot."
+
+// Unpack makes the snapshots of the manifest desc, whose content must be in the
+// store, and returns the chain ID of the last one, "" for an image without
+// layers. Snapshots that exist are kept.
+func Unpack(ctx context.Context, svc *containerd.Services, desc ocispec.Descriptor, snapshotter string, progress Progress) (digest.Digest, error) {
+	ctx, release, err := WithLease(ctx, svc)
+	if err != nil {
+		return "", fmt.Errorf("unpack %s: %w", desc.Digest, err)
+	}
+	chain, err := unpackStored(ctx, svc, desc, snapshotter, serial(progress))
+	if err != nil {
+		err = fmt.Errorf("unpack %s: %w", desc.Digest, err)
+	}
+	return chain, errors.Join(err, release())
+}
+
+func unpackStored(ctx context.Context, svc *containerd.Services, desc ocispec.Descriptor, snapshotter string, progress Progress) (digest.Digest, error) {
+	doc, err := ReadDocument(ctx, svc.Content, desc)
+	if err != nil {
+		return "", err
+	}
+	if doc.Manifest == nil {
+		return "", invalid("%s is not a manifest", desc.Digest)
+	}
+	var cfg ocispec.Image
+	if err := ReadConfig(ctx, svc.Content, doc.Manifest.Config, &cfg); err != nil {
+		return "", err
+	}
+	if err := checkConfig(cfg, *doc.Manifest); err != nil {
+		return "", err
+	}
+	u := unpacker{svc: svc, name: snapshotter, progress: progress}
+	return u.layers(ctx, *doc.Manifest, cfg.RootFS.DiffIDs, func(context.Context, int) error { return nil })
+}
+
+type unpacker struct {
+	svc      *containerd.Services
+	name     string // of the snapshotter
+	progress Progress
+}
+
+// layers unpacks the layers of m in order, each after ready has returned for
+// it, and has the config keep the last snapshot.
+func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []digest.Digest, ready func(context.Context, int) error) (digest.Digest, error) {
+	if u.name == "" {
+		u.name = containerd.DefaultSnapshotter
+	}
+	sn := u.svc.Snapshotter(u.name)
+	if sn == nil {
+		return "", fmt.Errorf("snapshotter %q: %w", u.name, errdefs.ErrNotFound)
+	}
+	chains := identity.ChainIDs(append([]digest.Digest(nil), diffIDs...))
+	parent := digest.Digest("")
+	for i, layer := range m.Layers {
+		chain := chains[i]
+		_, err := sn.Stat(ctx, chain.String())
+		if errdefs.IsNotFound(err) {
+			if err = ready(ctx, i); err == nil {
+				err = u.layer(ctx, sn, layer, diffIDs[i], parent, chain)
+			}
+		}
+		if err != nil {
+			return "", fmt.Errorf("unpack layer %s: %w", layer.Digest, err)
+		}
+		u.progress(Event{Phase: Done, Desc: layer})
+		parent = chain
+	}
+	if parent != "" {
+		labels := map[string]string{LabelSnapshotRef + u.name: parent.String()}
+		if err := addLabels(ctx, u.svc.Content, m.Config, labels); err != nil {
+			return "", err
+		}
+	}
+	return parent, nil
+}
+
+// layer makes the snapshot chain on parent from layer. Another unpacker may do
+// the same at the same time: the first to commit wins, both succeed.
+func (u *unpacker) layer(ctx context.Context, sn snapshots.Snapshotter, layer ocispec.Descriptor, diffID, parent, chain digest.Digest) (err error) {
+	key := fmt.Sprintf("%s-%s %s", snapshots.UnpackKeyPrefix, uniqueID(), chain)
+	mounts, err := sn.Prepare(ctx, key, parent.String())
+	if err != nil {
+		if errdefs.IsAlreadyExists(err) { // a remote snapshotter has it
+			_, err = sn.Stat(ctx, chain.String())
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, u.drop(ctx, sn, key))
+		}
+	}()
+	u.progress(Event{Phase: Extracting, Desc: layer, Total: layer.Size})
+	progress := diff.WithProgress(func(d ocispec.Descriptor, n int64) {
+		u.progress(Event{Phase: Extracting, Desc: layer, Current: n, Total: layer.Size})
+	})
+	plain, err := u.svc.Diff.Apply(ctx, layer, mounts, progress)
+	if err != nil {
+		return err
+	}
+	if plain.Digest != diffID {
+		return invalid("layer unpacks to %s, the config says %s", plain.Digest, diffID)
+	}
+	if err := addLabels(ctx, u.svc.Content, layer, map[string]string{LabelUncompressed: diffID.String()}); err != nil {
+		return err
+	}
+	if err := sn.Commit(ctx, chain.String(), key); err != nil {
+		if !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+		return u.drop(ctx, sn, key)
+	}
+	return nil
+}
+
+// drop removes an active snapshot, also after ctx has ended.
+func (u *unpacker) drop(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if err := sn.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove snapshot %q: %w", key, err)
+	}
+	return nil
+}
+
+// WriteJSONBlob stores the document b of the given type under labels and
+// returns its descriptor.
+func WriteJSONBlob(ctx context.Context, store content.Store, mediaType string, b []byte, labels map[string]string) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	return desc, writeSmall(ctx, store, desc, b, labels)
+}
