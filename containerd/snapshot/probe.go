@@ -1,0 +1,86 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// probeOverlay has the kernel make an overlay of directories in root, attached to
+// no mount table, and returns the options that its mounts need:
+//
+//   - index=off where the kernel knows index: one lower directory is in use by
+//     many containers, which an index forbids.
+//   - metacopy=off and redirect_dir=off where they are on by default: both
+//     leave changes in the upper directory that are no whole files, and a layer
+//     made from it would lack them.
+//   - userxattr in a user namespace, where trusted.* attributes are refused.
+func probeOverlay(root string) (options []string, err error) {
+	dir, err := os.MkdirTemp(root, ".probe-*")
+	if err != nil {
+		return nil, fmt.Errorf("probe overlay: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, name := range []string{"lower", "lower2", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			return nil, fmt.Errorf("probe overlay: %w", err)
+		}
+	}
+	const parameters = "/sys/module/overlay/parameters"
+	if _, err := os.Stat(parameters + "/index"); err == nil {
+		options = append(options, "index=off")
+	}
+	for _, name := range []string{"metacopy", "redirect_dir"} {
+		if b, err := os.ReadFile(filepath.Join(parameters, name)); err == nil && strings.TrimSpace(string(b)) == "Y" {
+			options = append(options, name+"=off")
+		}
+	}
+	if inUserNamespace() {
+		options = append(options, "userxattr")
+	}
+	if err := tryOverlay(dir, options); err != nil {
+		return nil, fmt.Errorf("overlay cannot be mounted in %q: %w: %w", root, err, errdefs.ErrNotImplemented)
+	}
+	return options, nil
+}
+
+// tryOverlay makes the superblock of an overlay and drops it.
+func tryOverlay(dir string, options []string) error {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fd)
+	settings := append([]string{
+		"lowerdir=" + filepath.Join(dir, "lower") + ":" + filepath.Join(dir, "lower2"),
+		"upperdir=" + filepath.Join(dir, "upper"),
+		"workdir=" + filepath.Join(dir, "work"),
+	}, options...)
+	for _, setting := range settings {
+		key, value, hasValue := strings.Cut(setting, "=")
+		if hasValue {
+			err = unix.FsconfigSetString(fd, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fd, key)
+		}
+		if err != nil {
+			return fmt.Errorf("fsconfig %q: %w", setting, err)
+		}
+	}
+	return os.NewSyscallError("fsconfig", unix.FsconfigCreate(fd))
+}
+
+// inUserNamespace reports whether the process is not in the initial user
+// namespace, whose map is the identity of all ids.
+func inUserNamespace() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	return strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
+}
