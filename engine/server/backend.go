@@ -84,6 +84,7 @@ type Networks interface {
 	Inspect(ctx context.Context, ref string) (networktypes.Inspect, error)
 	Create(ctx context.Context, req networktypes.CreateRequest) (networktypes.CreateResponse, error)
 	Remove(ctx context.Context, ref string) error
+	Prune(ctx context.Context, filters map[string]map[string]bool) (networktypes.PruneReport, error)
 }
 
 // Volumes are the volume routes' needs; engine/volume's Store has them.

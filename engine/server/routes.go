@@ -70,6 +70,7 @@ func (s *Server) table() []route {
 	get("/networks", s.networkList)
 	get("/networks/", s.networkList)
 	post("/networks/create", s.networkCreate)
+	post("/networks/prune", s.networkPrune)
 	post("/networks/{id}/connect", s.networkConnect)
 	post("/networks/{id}/disconnect", s.networkDisconnect)
 	get("/networks/{id}", s.networkInspect)
@@ -95,7 +96,6 @@ func (s *Server) table() []route {
 		{http.MethodGet, "/images/search", "searching a registry"},
 		{http.MethodGet, "/images/{name}/attestations", "reading attestations"},
 		{http.MethodGet, "/distribution/{name}/json", "inspecting a registry"},
-		{http.MethodPost, "/networks/prune", "pruning networks"},
 		{http.MethodGet, "/system/df", "disk usage accounting"},
 		{http.MethodGet, "/plugins", "managing plugins"},
 		{http.MethodGet, "/swarm", "clustering"},
@@ -147,6 +147,18 @@ func (s *Server) networkCreate(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusCreated, created)
+}
+
+func (s *Server) networkPrune(w http.ResponseWriter, r *request) error {
+	filters, err := r.filters()
+	if err != nil {
+		return err
+	}
+	report, err := s.backends.Networks.Prune(r.Context(), filters)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, report)
 }
 
 func (s *Server) networkRemove(w http.ResponseWriter, r *request) error {

@@ -1,0 +1,496 @@
+// Package image is docker's image commands.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/pkg/authconfig"
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"lighter/cli/format"
+	"lighter/cli/session"
+)
+
+// Commands returns the verbs on images.
+func Commands(s *session.Session) []*cobra.Command {
+	return []*cobra.Command{
+		newListCommand(s), newPullCommand(s), newPushCommand(s), newTagCommand(s), newRemoveCommand(s),
+		newImportCommand(s), newLoadCommand(s), newSaveCommand(s), newHistoryCommand(s),
+	}
+}
+
+// Familiar is the reference as users write it, with its tag.
+func Familiar(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.FamiliarString(reference.TagNameOnly(named))
+}
+
+// Pull pulls ref and shows the progress on out, nothing when quiet.
+func Pull(ctx context.Context, s *session.Session, c client.APIClient, ref, platform string, quiet bool, out io.Writer) error {
+	opts := client.ImagePullOptions{}
+	if platform != "" {
+		p, err := platforms.Parse(platform)
+		if err != nil {
+			return err
+		}
+		opts.Platforms = []ocispec.Platform{p}
+	}
+	auth, err := credentials(s, ref)
+	if err != nil {
+		return err
+	}
+	opts.RegistryAuth = auth
+	stream, err := c.ImagePull(ctx, ref, opts)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	if quiet {
+		out = io.Discard
+	}
+	return showProgress(stream, out, s.OutIsTerminal() && !quiet)
+}
+
+// credentials are those that config.json or a helper has for ref's registry,
+// encoded for the X-Registry-Auth header.
+func credentials(s *session.Session, ref string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return "", fmt.Errorf("invalid reference format: %w", err)
+	}
+	host := reference.Domain(named)
+	if host == "docker.io" {
+		host = "https://index.docker.io/v1/"
+	}
+	auth, err := s.Config().GetAuthConfig(host)
+	if err != nil {
+		return "", err
+	}
+	return authconfig.Encode(registry.AuthConfig{
+		Username: auth.Username, Password: auth.Password, Auth: auth.Auth,
+		ServerAddress: auth.ServerAddress, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
+	})
+}
+
+func newPullCommand(s *session.Session) *cobra.Command {
+	var platform string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: session.Exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			named, err := reference.ParseNormalizedNamed(args[0])
+			if err != nil {
+				return fmt.Errorf("invalid reference format: %w", err)
+			}
+			if reference.IsNameOnly(named) && !quiet {
+				fmt.Fprintln(s.Out, "Using default tag: latest")
+			}
+			if err := Pull(cmd.Context(), s, c, args[0], platform, quiet, s.Out); err != nil {
+				return err
+			}
+			fmt.Fprintln(s.Out, reference.TagNameOnly(named))
+			return nil
+		},
+	}
+	fs := cmd.Flags()
+	fs.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	fs.StringVar(&platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Set platform if server is multi-platform capable")
+	return cmd
+}
+
+func newPushCommand(s *session.Session) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: session.Exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			auth, err := credentials(s, args[0])
+			if err != nil {
+				return err
+			}
+			stream, err := c.ImagePush(cmd.Context(), args[0], client.ImagePushOptions{RegistryAuth: auth})
+			if err != nil {
+				return err
+			}
+			defer stream.Close()
+			out := s.Out
+			if quiet {
+				out = io.Discard
+			}
+			return showProgress(stream, out, s.OutIsTerminal() && !quiet)
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	return cmd
+}
+
+func newTagCommand(s *session.Session) *cobra.Command {
+	return &cobra.Command{
+		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+		Args: session.Exactly(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			_, err = c.ImageTag(cmd.Context(), client.ImageTagOptions{Source: args[0], Target: args[1]})
+			return err
+		},
+	}
+}
+
+func newRemoveCommand(s *session.Session) *cobra.Command {
+	var force, noPrune bool
+	cmd := &cobra.Command{
+		Use: "rmi [OPTIONS] IMAGE [IMAGE...]", Short: "Remove one or more images", Args: session.AtLeast(1),
+		Aliases: []string{"remove"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			var failed []error
+			for _, ref := range args {
+				res, err := c.ImageRemove(cmd.Context(), ref, client.ImageRemoveOptions{Force: force, PruneChildren: !noPrune})
+				if err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				for _, r := range res.Items {
+					if r.Deleted != "" {
+						fmt.Fprintln(s.Out, "Deleted:", r.Deleted)
+					} else {
+						fmt.Fprintln(s.Out, "Untagged:", r.Untagged)
+					}
+				}
+			}
+			return errors.Join(failed...)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
+	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents")
+	return cmd
+}
+
+func newImportCommand(s *session.Session) *cobra.Command {
+	var o client.ImageImportOptions
+	var platform string
+	cmd := &cobra.Command{
+		Use: "import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]", Short: "Import the contents from a tarball to create a filesystem image",
+		Args: session.Between(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			source := client.ImageImportSource{Source: s.In, SourceName: "-"}
+			switch {
+			case args[0] == "-":
+			case strings.Contains(args[0], "://"):
+				source = client.ImageImportSource{SourceName: args[0]}
+			default:
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				source.Source = f
+			}
+			if platform != "" {
+				if o.Platform, err = platforms.Parse(platform); err != nil {
+					return err
+				}
+			}
+			ref := ""
+			if len(args) == 2 {
+				ref = args[1]
+			}
+			stream, err := c.ImageImport(cmd.Context(), source, ref, o)
+			if err != nil {
+				return err
+			}
+			defer stream.Close()
+			return showProgress(stream, s.Out, s.OutIsTerminal())
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringArrayVarP(&o.Changes, "change", "c", nil, "Apply Dockerfile instruction to the created image")
+	fs.StringVarP(&o.Message, "message", "m", "", "Set commit message for imported image")
+	fs.StringVar(&platform, "platform", "", "Set platform if server is multi-platform capable")
+	return cmd
+}
+
+func newLoadCommand(s *session.Session) *cobra.Command {
+	var input string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: session.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var source io.Reader = s.In
+			switch {
+			case input != "":
+				f, err := os.Open(input)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				source = f
+			case s.InIsTerminal():
+				return errors.New("requested load from stdin, but stdin is empty")
+			}
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			stream, err := c.ImageLoad(cmd.Context(), source, client.ImageLoadWithQuiet(quiet || !s.OutIsTerminal()))
+			if err != nil {
+				return err
+			}
+			defer stream.Close()
+			return showProgress(stream, s.Out, s.OutIsTerminal())
+		},
+	}
+	cmd.Flags().StringVarP(&input, "input", "i", "", "Read from tar archive file, instead of STDIN")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")
+	return cmd
+}
+
+func newSaveCommand(s *session.Session) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use: "save [OPTIONS] IMAGE [IMAGE...]", Short: "Save one or more images to a tar archive (streamed to STDOUT by default)",
+		Args: session.AtLeast(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" && s.OutIsTerminal() {
+				return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+			}
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			archive, err := c.ImageSave(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			defer archive.Close()
+			return s.Save(output, archive)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
+	return cmd
+}
+
+func newHistoryCommand(s *session.Session) *cobra.Command {
+	var noTrunc, quiet bool
+	human := true
+	var spec string
+	cmd := &cobra.Command{
+		Use: "history [OPTIONS] IMAGE", Short: "Show the history of an image", Args: session.Exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			res, err := c.ImageHistory(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			columns := []format.Column{
+				{Key: "ID", Header: "IMAGE"}, {Key: "CreatedSince", Header: "CREATED"}, {Key: "CreatedAt", Header: "CREATED AT"},
+				{Key: "CreatedBy", Header: "CREATED BY"}, {Key: "Size", Header: "SIZE"}, {Key: "Comment", Header: "COMMENT"},
+			}
+			var rows []map[string]string
+			for _, h := range res.Items {
+				id, by := h.ID, strings.ReplaceAll(h.CreatedBy, "\t", " ")
+				if !noTrunc {
+					id, by = format.ShortID(id), format.Ellipsis(by, 45)
+				}
+				if quiet {
+					fmt.Fprintln(s.Out, id)
+					continue
+				}
+				created := time.Unix(h.Created, 0)
+				size := fmt.Sprint(h.Size)
+				since := created.Format(time.RFC3339)
+				if human {
+					size, since = units.HumanSizeWithPrecision(float64(h.Size), 3), units.HumanDuration(time.Since(created))+" ago"
+				}
+				rows = append(rows, map[string]string{
+					"ID": id, "CreatedSince": since, "CreatedAt": created.Format(time.RFC3339), "CreatedBy": by, "Size": size, "Comment": h.Comment,
+				})
+			}
+			if quiet {
+				return nil
+			}
+			return format.Rows(s.Out, spec, []string{"ID", "CreatedSince", "CreatedBy", "Size", "Comment"}, columns, rows)
+		},
+	}
+	fs := cmd.Flags()
+	fs.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
+	fs.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")
+	fs.BoolVarP(&human, "human", "H", true, "Print sizes and dates in human readable format")
+	fs.StringVar(&spec, "format", "", "Format output using a custom template")
+	return cmd
+}
+
+var listColumns = []format.Column{
+	{Key: "Repository", Header: "REPOSITORY"}, {Key: "Tag", Header: "TAG"}, {Key: "Digest", Header: "DIGEST"},
+	{Key: "ID", Header: "IMAGE ID"}, {Key: "CreatedSince", Header: "CREATED"}, {Key: "CreatedAt", Header: "CREATED AT"},
+	{Key: "Size", Header: "SIZE"}, {Key: "Containers", Header: "CONTAINERS"}, {Key: "SharedSize", Header: "SHARED SIZE"},
+	{Key: "UniqueSize", Header: "UNIQUE SIZE"},
+	{Key: "Image", Header: "IMAGE"}, {Key: "DiskUsage", Header: "DISK USAGE"}, {Key: "ContentSize", Header: "CONTENT SIZE"}, {Key: "Extra", Header: "EXTRA"},
+}
+
+func newListCommand(s *session.Session) *cobra.Command {
+	var all, quiet, noTrunc, digests bool
+	var filters []string
+	var spec string
+	cmd := &cobra.Command{
+		Use: "images [OPTIONS] [REPOSITORY[:TAG]]", Short: "List images", Args: session.Between(0, 1), Aliases: []string{"ls", "list"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := session.Filters(filters)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				f.Add("reference", args[0])
+			}
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			list, err := c.ImageList(cmd.Context(), client.ImageListOptions{All: all, Filters: f})
+			if err != nil {
+				return err
+			}
+			if spec == "" && !quiet {
+				spec = s.Config().ImagesFormat
+			}
+			_, dangling := f["dangling"]
+			return printList(s, list.Items, view{
+				all: all || dangling, quiet: quiet, noTrunc: noTrunc, digests: digests, spec: spec,
+			})
+		},
+	}
+	fs := cmd.Flags()
+	fs.BoolVarP(&all, "all", "a", false, "Show all images (default hides intermediate and dangling images)")
+	fs.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")
+	fs.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
+	fs.BoolVar(&digests, "digests", false, "Show digests")
+	fs.StringArrayVarP(&filters, "filter", "f", nil, "Filter output based on conditions provided")
+	fs.StringVar(&spec, "format", "", "Format output using a custom template")
+	return cmd
+}
+
+// view is how a list of images is shown.
+type view struct {
+	all, quiet, noTrunc, digests bool
+	spec                         string
+}
+
+func printList(s *session.Session, images []imagetypes.Summary, v view) error {
+	// The plain list is Docker's newer one: a row per tag, sorted by name.
+	plain := v.spec == "" && !v.quiet && !v.noTrunc && !v.digests
+	var rows []map[string]string
+	for _, img := range images {
+		id := img.ID
+		if !v.noTrunc {
+			id = format.ShortID(id)
+		}
+		if len(img.RepoTags) == 0 && !v.all && (plain || v.quiet) {
+			continue
+		}
+		if v.quiet {
+			fmt.Fprintln(s.Out, id)
+			continue
+		}
+		base := map[string]string{
+			"ID": id, "CreatedSince": units.HumanDuration(time.Since(time.Unix(img.Created, 0))) + " ago",
+			"CreatedAt": time.Unix(img.Created, 0).Format("2006-01-02 15:04:05 -0700 MST"),
+			"Size":      units.HumanSizeWithPrecision(float64(img.Size), 3), "Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
+			"DiskUsage": units.HumanSizeWithPrecision(float64(img.Size), 3), "ContentSize": units.HumanSizeWithPrecision(float64(img.SharedSize), 3), "Extra": "",
+		}
+		if img.Containers >= 0 {
+			base["Containers"] = fmt.Sprint(img.Containers)
+			if img.Containers > 0 {
+				base["Extra"] = "U"
+			}
+		}
+		base["ContentSize"] = contentSize(img)
+		tags := img.RepoTags
+		if len(tags) == 0 {
+			tags = []string{"<none>:<none>"}
+		}
+		for _, ref := range tags {
+			row := make(map[string]string, len(base)+4)
+			for k, val := range base {
+				row[k] = val
+			}
+			i := strings.LastIndexByte(ref, ':')
+			row["Repository"], row["Tag"], row["Image"] = ref[:i], ref[i+1:], ref
+			row["Digest"] = digestOf(img.RepoDigests, ref[:i])
+			if ref == "<none>:<none>" {
+				row["Image"] = "<untagged>"
+			}
+			rows = append(rows, row)
+		}
+	}
+	if v.quiet {
+		return nil
+	}
+	if plain {
+		slices.SortStableFunc(rows, func(a, b map[string]string) int { return strings.Compare(a["Image"], b["Image"]) })
+		return format.Rows(s.Out, "", []string{"Image", "ID", "DiskUsage", "ContentSize", "Extra"}, listColumns, rows)
+	}
+	shown := []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}
+	if v.digests {
+		shown = []string{"Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"}
+	}
+	return format.Rows(s.Out, v.spec, shown, listColumns, rows)
+}
+
+// contentSize is the size of the compressed blobs, which engines report per
+// manifest; without that it is not known.
+func contentSize(img imagetypes.Summary) string {
+	var n int64
+	for _, m := range img.Manifests {
+		n += m.Size.Content
+	}
+	if n == 0 {
+		return units.HumanSizeWithPrecision(float64(img.Size), 3)
+	}
+	return units.HumanSizeWithPrecision(float64(n), 3)
+}
+
+func digestOf(repoDigests []string, repo string) string {
+	for _, d := range repoDigests {
+		if name, digest, ok := strings.Cut(d, "@"); ok && name == repo {
+			return digest
+		}
+	}
+	return "<none>"
+}

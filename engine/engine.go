@@ -1,0 +1,143 @@
+// Package engine is dockerd as a library: it builds the nouns (containers,
+// images, networks, volumes, events) on one containerd and joins them. The
+// nouns' packages do not know each other; the adapters between them are here.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	api "github.com/moby/moby/api/types/container"
+	eventtypes "github.com/moby/moby/api/types/events"
+
+	"lighter/containerd"
+	"lighter/engine/container"
+	"lighter/engine/events"
+	"lighter/engine/image"
+	"lighter/engine/network"
+	"lighter/engine/server"
+	"lighter/engine/system"
+	"lighter/engine/volume"
+	"lighter/internal/cleanup"
+)
+
+// Config is how an Engine behaves.
+type Config struct {
+	Container container.Config
+	Network   network.Config
+	Registry  image.RegistryConfig
+	System    system.Facts
+}
+
+// Engine is a running engine.
+type Engine struct {
+	containers *container.Manager
+	images     *image.Service
+	networks   *network.Manager
+	volumes    *volume.Store
+	events     *events.Bus
+	system     *system.Service
+	keep       bool // containers outlive Close
+}
+
+// Open builds an engine on svc and restores its containers. Close ends it; svc
+// stays the caller's.
+func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.Logger) (_ *Engine, err error) {
+	var undo cleanup.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo.Run())
+		}
+	}()
+	e := &Engine{events: events.New(), keep: cfg.Container.LiveRestore}
+	if e.networks, err = network.Open(ctx, cfg.Network, log.With("component", "network")); err != nil {
+		return nil, fmt.Errorf("open networks: %w", err)
+	}
+	undo.Add(func() error { return e.networks.Close(context.WithoutCancel(ctx), e.keep) })
+	volumes := filepath.Join(cfg.Container.DataRoot, "volumes")
+	if e.volumes, err = volume.Open(volumes, e.events, log.With("component", "volume")); err != nil {
+		return nil, fmt.Errorf("open volumes: %w", err)
+	}
+	e.images = image.New(image.Deps{
+		Services:    svc,
+		Namespace:   cfg.Container.Namespace,
+		Snapshotter: cfg.Container.Snapshotter,
+		Log:         log.With("component", "image"),
+		Registry:    cfg.Registry,
+		Events: func(action eventtypes.Action, id string, attrs map[string]string) {
+			e.events.Publish(eventtypes.ImageEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
+		},
+		InUse: e.imageUsers,
+	})
+	e.containers, err = container.Open(ctx, container.Deps{
+		Services: svc,
+		Images:   images{e.images},
+		Networks: networks{e.networks},
+		Volumes:  e.volumes,
+		Events:   e.events,
+		Log:      log.With("component", "container"),
+	}, cfg.Container)
+	if err != nil {
+		return nil, fmt.Errorf("open containers: %w", err)
+	}
+	undo.Add(func() error { return e.containers.Close(context.WithoutCancel(ctx)) })
+	e.system, err = system.New(cfg.System, e.counts)
+	if err != nil {
+		return nil, err
+	}
+	undo.Release()
+	return e, nil
+}
+
+// Backends are what the Engine API's server calls.
+func (e *Engine) Backends() server.Backends {
+	return server.Backends{
+		Containers: containers{e.containers, e.images},
+		Images:     e.images,
+		Networks:   e.networks,
+		Volumes:    e.volumes,
+		System:     e.system,
+		Events:     e.events,
+	}
+}
+
+// Counts returns how many containers are in which state.
+func (e *Engine) Counts() container.Counts { return e.containers.Count() }
+
+// Close stops the containers, unless they are to be restored live, and releases
+// what the engine holds on the host.
+func (e *Engine) Close(ctx context.Context) error {
+	err := e.containers.Close(ctx)
+	e.events.Close()
+	return errors.Join(err, e.networks.Close(ctx, e.keep))
+}
+
+// imageUsers returns the containers that were made from an image.
+func (e *Engine) imageUsers(imageID string) []image.ContainerRef {
+	var users []image.ContainerRef
+	list, err := e.containers.List(context.Background(), container.ListOptions{All: true})
+	if err != nil {
+		return nil
+	}
+	for _, c := range list {
+		if c.ImageID == imageID {
+			users = append(users, image.ContainerRef{ID: c.ID, Running: c.State == api.StateRunning, Image: c.Image})
+		}
+	}
+	return users
+}
+
+func (e *Engine) counts(ctx context.Context) (system.Counts, error) {
+	list, err := e.images.List(ctx, image.ListOptions{})
+	if err != nil {
+		return system.Counts{}, err
+	}
+	n := e.containers.Count()
+	return system.Counts{
+		Containers: n.Total, Running: n.Running, Paused: n.Paused, Stopped: n.Stopped,
+		Images: len(list), EventListeners: e.events.Subscribers(),
+	}, nil
+}

@@ -1,0 +1,133 @@
+package harness
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+// audit is what a daemon could leave behind, by kind and name.
+type audit map[string]map[string]bool
+
+// auditTimeout bounds how long after the last removal traces may remain.
+const auditTimeout = 10 * time.Second
+
+func takeAudit(t testing.TB) audit {
+	t.Helper()
+	a := audit{}
+	add := func(kind, name string) {
+		if a[kind] == nil {
+			a[kind] = map[string]bool{}
+		}
+		a[kind][name] = true
+	}
+	if raw, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		for line := range strings.Lines(string(raw)) {
+			if f := strings.Fields(line); len(f) > 4 {
+				add("mount", f[4])
+			}
+		}
+	}
+	if links, err := netlink.LinkList(); err == nil {
+		for _, l := range links {
+			add("link", l.Attrs().Name)
+		}
+	}
+	if conn, err := nftables.New(); err == nil {
+		if tables, err := conn.ListTables(); err == nil {
+			for _, table := range tables {
+				add("nftables table", fmt.Sprintf("%d %s", table.Family, table.Name))
+			}
+		}
+	}
+	for _, parent := range []string{"/sys/fs/cgroup/docker", "/sys/fs/cgroup/*/docker"} {
+		dirs, _ := filepath.Glob(parent)
+		for _, dir := range dirs {
+			// A parent group may remain, a container's may not.
+			entries, _ := os.ReadDir(dir)
+			for _, e := range entries {
+				if e.IsDir() {
+					add("cgroup", filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+	}
+	for _, p := range processes() {
+		add("process", p)
+	}
+	return a
+}
+
+// processes lists the processes of our programs and their children by command
+// line.
+func processes() []string {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	var found []string
+	for _, dir := range dirs {
+		raw, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || len(raw) == 0 {
+			continue
+		}
+		cgroups, _ := os.ReadFile(dir + "/cgroup")
+		line := strings.ReplaceAll(strings.TrimRight(string(raw), "\x00"), "\x00", " ")
+		if strings.Contains(line, "/lighter-") || strings.Contains(line, "containerd-shim-runc-v2") || strings.Contains(string(cgroups), "/docker/") {
+			found = append(found, filepath.Base(dir)+" "+line)
+		}
+	}
+	return found
+}
+
+// compare fails the test for everything that is there now and was not before.
+// Below dir no file of a container or a mount may remain.
+func (before audit) compare(t testing.TB, dir string) {
+	t.Helper()
+	var left []string
+	look := func() bool {
+		left = nil
+		now := takeAudit(t)
+		for kind, names := range now {
+			for name := range names {
+				if !before[kind][name] && !strings.HasPrefix(name, fmt.Sprintf("%d ", os.Getpid())) {
+					left = append(left, kind+" "+name)
+				}
+			}
+		}
+		left = append(left, remains(dir)...)
+		slices.Sort(left)
+		return len(left) == 0
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(auditTimeout); !look(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+			return
+		}
+	}
+}
+
+// remains lists what containers left in the daemon's directories.
+func remains(dir string) []string {
+	var left []string
+	for _, pattern := range []string{"data/containers/*", "exec/containers/*", "*/io.containerd.runtime.v2.task/*/*", "*/*/*/io.containerd.runtime.v2.task/*/*", "data/tmp/*"} {
+		found, _ := filepath.Glob(filepath.Join(dir, pattern))
+		left = append(left, found...)
+	}
+	sockets := map[string]bool{}
+	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type() == fs.ModeSocket {
+			sockets["socket "+path] = true
+		}
+		return nil
+	})
+	return append(left, slices.Sorted(maps.Keys(sockets))...)
+}
