@@ -67,6 +67,8 @@ func newRoot(s *session.Session) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())}
 	})
+	// Without a shorthand: run's -h is the host name.
+	root.PersistentFlags().Bool("help", false, "Print usage")
 	fs := root.Flags()
 	fs.StringArrayVarP(&s.Hosts, "host", "H", nil, "Daemon socket to connect to")
 	fs.StringVar(&s.ConfigDir, "config", "", "Location of client config files")
@@ -86,6 +88,7 @@ func newRoot(s *session.Session) *cobra.Command {
 		noun := &cobra.Command{Use: g.name, Short: g.short, Args: session.NoArgs, RunE: help}
 		for _, cmd := range g.commands(s) {
 			if !cmd.Hidden && (g.name != "system" || cmd.Name() != "") {
+				cmd.Aliases = nil // those belong below the noun
 				root.AddCommand(cmd)
 			}
 		}
@@ -99,6 +102,7 @@ func newRoot(s *session.Session) *cobra.Command {
 		root.AddCommand(noun)
 	}
 	root.AddCommand(network.Command(s), volume.Command(s))
+	setHelp(root)
 	return root
 }
 

@@ -1,0 +1,20 @@
+# Shared by the scripts of this folder: what a run needs of the machine.
+# shellcheck shell=bash
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+# need_packages PROGRAM=PACKAGE...: installs the packages whose program is missing.
+need_packages() {
+	local missing=() pair
+	for pair in "$@"; do
+		command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+	done
+	[ ${#missing[@]} -eq 0 ] && return
+	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+		echo "missing: ${missing[*]}. Install them (Debian's names), or run this as root where apt-get works." >&2
+		return 1
+	fi
+	echo "installing ${missing[*]} with apt-get" >&2
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
