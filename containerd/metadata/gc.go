@@ -27,7 +27,8 @@ type collector struct {
 	end   context.CancelFunc
 	done  chan struct{} // closed when the goroutine has ended
 
-	running sync.Mutex // held for a whole collection, with I/O: that is its purpose
+	running sync.Mutex // held for a whole collection, with I/O: that is its purpose; guards swept
+	swept   bool       // what an earlier process left is gone or doomed
 
 	mu     sync.Mutex // guards the field below
 	doomed doomed
@@ -80,13 +81,16 @@ func (c *collector) stop() {
 
 func (c *collector) run(ctx context.Context) {
 	defer close(c.done)
-	if err := c.sweepLeftovers(ctx); err != nil && ctx.Err() == nil {
+	c.running.Lock()
+	err := c.sweepLeftovers(ctx)
+	c.running.Unlock()
+	if err != nil && ctx.Err() == nil {
 		c.db.log.Error("remains of an earlier run not swept", "err", err)
 	}
-	timer := time.NewTimer(0) // the first collection finds what expired meanwhile
+	due := time.Now().Add(c.delay) // the first collection finds what expired meanwhile
+	timer := time.NewTimer(c.delay)
 	defer timer.Stop()
 	var idleUntil time.Time
-	due := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -140,6 +144,9 @@ func (c *collector) collectOnce(ctx context.Context) (next time.Time, err error)
 	c.running.Lock()
 	defer c.running.Unlock()
 	began := time.Now()
+	if err := c.sweepLeftovers(ctx); err != nil {
+		return next, err
+	}
 	removed, next, err := c.mark(ctx, began)
 	if err != nil {
 		return next, err
@@ -308,8 +315,12 @@ func (t *tx) usesBlob(d digest.Digest) (bool, error) {
 }
 
 // sweepLeftovers removes ingests without a record and dooms blobs without one. The
-// files of snapshots were compared in recoverSnapshots.
+// files of snapshots were compared in recoverSnapshots. It does so once; the
+// caller holds running.
 func (c *collector) sweepLeftovers(ctx context.Context) error {
+	if c.swept {
+		return nil
+	}
 	err := c.db.blobs.Digests(ctx, func(d digest.Digest) error {
 		return c.db.view(func(t *tx) error {
 			used, err := t.usesBlob(d)
@@ -335,5 +346,6 @@ func (c *collector) sweepLeftovers(ctx context.Context) error {
 		})
 		return kept, err
 	})
+	c.swept = err == nil
 	return err
 }
