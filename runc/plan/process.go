@@ -144,7 +144,7 @@ func (b *builder) self(p *Process) {
 // limits appends resource limits and scheduling.
 func (b *builder) limits(p *Process) {
 	for _, l := range p.Rlimits {
-		id, err := rlimitID(l.Type)
+		id, err := RlimitID(l.Type)
 		if err != nil {
 			b.fail(err)
 			return

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rlimitID translates a name of POSIXRlimit.
-func rlimitID(name string) (uint64, error) {
+// RlimitID returns the number of the limit that a POSIXRlimit names.
+func RlimitID(name string) (uint64, error) {
 	switch name {
 	case "RLIMIT_CPU":
 		return unix.RLIMIT_CPU, nil

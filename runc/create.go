@@ -1,0 +1,330 @@
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/cleanup"
+	"lighter/runc/cgroup"
+	"lighter/runc/fork"
+	"lighter/runc/plan"
+	"lighter/runc/spec"
+	"lighter/runc/state"
+)
+
+// undoTimeout bounds the removal of what a failed Create has made.
+const undoTimeout = 10 * time.Second
+
+// Create sets up the container and parks its init process before the user's
+// program. It returns init's pid. On an error nothing is left behind, except that
+// the caller has a dead child to reap if the error came after the fork.
+//
+// A program that does not exist or may not be executed is an error here already;
+// it unwraps to syscall.ENOENT or EACCES.
+func (r *Runtime) Create(ctx context.Context, id string, opts CreateOptions) (int, error) {
+	return r.create(ctx, id, opts, true)
+}
+
+// Run is Create and Start at once. When it returns the program has been executed.
+func (r *Runtime) Run(ctx context.Context, id string, opts CreateOptions) (int, error) {
+	return r.create(ctx, id, opts, false)
+}
+
+// creation is a Create that is under way. files collects the descriptors that the
+// child inherits; all are closed at the end.
+type creation struct {
+	r       *Runtime
+	id      string
+	opts    CreateOptions
+	spec    *specs.Spec
+	rec     *state.Record
+	dir     *state.Dir
+	group   cgroup.Manager // nil for a rootless container without one
+	files   map[string]*os.File
+	in      *plan.Container
+	request fork.Request
+	console *os.File // our end of the console socket
+	userNS  userSpace
+	undo    cleanup.Stack
+}
+
+func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, gate bool) (pid int, err error) {
+	bundle, err := filepath.Abs(opts.Bundle)
+	if err != nil {
+		return 0, fmt.Errorf("create container: %w", err)
+	}
+	opts.Bundle = bundle
+	if err := state.ValidateID(id); err != nil {
+		return 0, err
+	}
+	s, raw, err := spec.Load(bundle)
+	if err != nil {
+		return 0, err
+	}
+	c := &creation{r: r, id: id, opts: opts, spec: s, files: map[string]*os.File{}}
+	defer c.close()
+	defer func() {
+		if err != nil {
+			if uerr := c.undo.Run(); uerr != nil {
+				r.log.Warn("undo of create", "container", id, "err", uerr)
+			}
+		}
+	}()
+	if err := c.record(raw); err != nil {
+		return 0, err
+	}
+	if err := c.prepare(gate); err != nil {
+		return 0, err
+	}
+	pid, err = c.launch(ctx, gate)
+	if err != nil {
+		return 0, err
+	}
+	c.undo.Release()
+	if !gate {
+		r.poststart(ctx, c.rec, s)
+	}
+	return pid, nil
+}
+
+// record makes the state directory and stores what is about to be made.
+func (c *creation) record(raw []byte) error {
+	group, err := cgroup.New(c.spec.Linux.CgroupsPath, c.id)
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	c.group = group
+	dir, err := state.Create(c.r.root, c.id)
+	if err != nil {
+		return err
+	}
+	c.dir = dir
+	c.undo.Add(dir.Remove)
+	c.rec = &state.Record{
+		OCIVersion: c.spec.Version, ID: c.id, Bundle: c.opts.Bundle, Rootfs: absolute(c.opts.Bundle, c.spec.Root.Path),
+		Created: time.Now().UTC(), UID: os.Getuid(), Annotations: c.spec.Annotations, Cgroups: group.Paths(),
+		NoNewKeyring: c.opts.NoNewKeyring,
+	}
+	if err := dir.SaveConfig(raw); err != nil {
+		return err
+	}
+	return dir.Save(c.rec)
+}
+
+// prepare makes everything that exists before the child does, and compiles the
+// plan. The control group is made meanwhile.
+func (c *creation) prepare(gate bool) error {
+	made := make(chan error, 1)
+	go func() { made <- c.group.Create(c.spec.Linux.Resources) }()
+	err := c.mounts()
+	if gerr := <-made; gerr == nil {
+		c.undo.Add(func() error { return c.removeGroup() })
+	} else if errdefs.IsPermissionDenied(gerr) && os.Geteuid() != 0 && c.spec.Linux.Resources == nil {
+		c.group, c.rec.Cgroups = nil, nil
+	} else {
+		err = errors.Join(err, fmt.Errorf("create control group: %w", gerr))
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.namespaces(); err != nil {
+		return err
+	}
+	if err := c.cgroups(); err != nil {
+		return err
+	}
+	if err := c.process(gate); err != nil {
+		return err
+	}
+	c.request.Plan, err = plan.Compile(c.in)
+	if err != nil {
+		return fmt.Errorf("compile plan: %w", err)
+	}
+	return nil
+}
+
+func (c *creation) removeGroup() error {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	return errors.Join(c.group.Kill(ctx), c.group.Destroy(ctx))
+}
+
+// launch forks and follows the child until it is parked or has executed.
+func (c *creation) launch(ctx context.Context, gate bool) (int, error) {
+	c.request.Files = c.files
+	child, err := fork.Start(c.request)
+	if err != nil {
+		return 0, err
+	}
+	defer child.Close()
+	c.undo.Add(child.Kill)
+	// A child that hangs, on a dead network file system for instance, ends when
+	// the caller gives up.
+	stop := context.AfterFunc(ctx, func() { _ = child.Kill() })
+	defer stop()
+	if c.in.Wait {
+		if err := c.adopt(child); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.follow(ctx, child, gate); err != nil {
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("create container: %w", context.Cause(ctx))
+		}
+		return 0, fmt.Errorf("unable to start container process: %w", err)
+	}
+	if c.rec.PID == 0 {
+		if err := c.savePID(child.PID); err != nil {
+			return 0, err
+		}
+	}
+	if c.opts.PIDFD != nil {
+		f, err := dup(child.PIDFD())
+		if err == nil {
+			err = c.opts.PIDFD(f)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("hand over pidfd: %w", err)
+		}
+	}
+	if !stop() {
+		return 0, fmt.Errorf("create container: %w", context.Cause(ctx))
+	}
+	return child.PID, nil
+}
+
+// adopt does for a waiting child what only its parent can.
+func (c *creation) adopt(child *fork.Child) error {
+	if c.group != nil && c.request.Cgroup == nil {
+		if err := c.group.Add(child.PID); err != nil {
+			return fmt.Errorf("join control group: %w", err)
+		}
+	}
+	if c.userNS.made {
+		if err := c.userNS.write(child.PID); err != nil {
+			return err
+		}
+	}
+	if err := c.oomScore(child.PID); err != nil {
+		return err
+	}
+	return child.Continue()
+}
+
+// follow handles the child's messages until it is ready (with a gate) or has
+// executed its program (without).
+func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) error {
+	if c.console != nil {
+		// The master arrives in the middle of setup; a failure before that closes
+		// the child's end.
+		c.files[plan.ConsoleFile].Close()
+		delete(c.files, plan.ConsoleFile)
+	}
+	if !c.in.Fork {
+		// Stored while the child works.
+		if err := c.savePID(child.PID); err != nil {
+			return err
+		}
+	}
+	for {
+		m, err := child.Next()
+		if err == io.EOF && !gate {
+			return c.takeConsole()
+		}
+		if err == io.EOF {
+			return fmt.Errorf("init ended during its setup")
+		}
+		if err != nil {
+			return err
+		}
+		switch m.Kind {
+		case plan.Mounted:
+			if err := c.savePID(child.PID); err != nil {
+				return err
+			}
+			if err := c.r.createHooks(ctx, c.rec, c.spec, child); err != nil {
+				return err
+			}
+			if err := c.setRlimits(child.PID); err != nil {
+				return err
+			}
+			if err := child.Continue(); err != nil {
+				return err
+			}
+		case plan.Listening:
+			if err := c.savePID(child.PID); err != nil {
+				return err
+			}
+			if err := sendListener(c.spec.Linux.Seccomp, c.rec, child, int(m.Value), specs.StateCreating); err != nil {
+				return err
+			}
+			if err := child.Continue(); err != nil {
+				return err
+			}
+		case plan.Ready:
+			return c.takeConsole()
+		default:
+			return fmt.Errorf("unexpected message %d from init", m.Kind)
+		}
+	}
+}
+
+// savePID stores init's pid.
+func (c *creation) savePID(pid int) error {
+	if c.rec.PID == pid {
+		return nil
+	}
+	p, err := state.ReadProcess(pid)
+	if err != nil {
+		return err
+	}
+	c.rec.PID, c.rec.StartTime = pid, p.StartTime
+	return c.dir.Save(c.rec)
+}
+
+func (c *creation) takeConsole() error {
+	if c.console == nil {
+		return nil
+	}
+	return receiveConsole(c.console, c.opts.Stdio.Console)
+}
+
+func (c *creation) close() {
+	for _, f := range c.files {
+		f.Close()
+	}
+	c.userNS.close()
+	for _, f := range []*os.File{c.console, c.request.Cgroup, c.request.PIDNamespace} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if c.dir != nil {
+		c.dir.Close()
+	}
+}
+
+// dup returns another descriptor of f's file.
+func dup(f *os.File) (*os.File, error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	if cerr := c.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 3) }); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

@@ -1,0 +1,242 @@
+package runc
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"lighter/runc/cgroup"
+	"lighter/runc/plan"
+	"lighter/runc/rootfs"
+)
+
+// mounts opens the detached trees that the child will attach.
+func (c *creation) mounts() error {
+	in := &plan.Container{
+		ID: c.id, Spec: c.spec, Root: c.rec.Rootfs, Rootless: os.Geteuid() != 0,
+		Sources: make([]plan.Source, len(c.spec.Mounts)), Options: make([]plan.MountOptions, len(c.spec.Mounts)),
+		MountLabel: c.spec.Linux.MountLabel, NoPivot: c.opts.NoPivot, NoNewKeyring: c.opts.NoNewKeyring,
+	}
+	c.in = in
+	for i := range c.spec.Mounts {
+		o, err := plan.ParseOptions(&c.spec.Mounts[i])
+		if err != nil {
+			return fmt.Errorf("mounts[%d]: %w", i, err)
+		}
+		in.Options[i] = o
+		if o.Bind && !filepath.IsAbs(c.spec.Mounts[i].Source) {
+			c.spec.Mounts[i].Source = absolute(c.opts.Bundle, c.spec.Mounts[i].Source)
+		}
+	}
+	if in.MountLabel != "" && !selinuxEnabled() {
+		return fmt.Errorf("linux.mountLabel: SELinux is not enabled on this host: %w", errdefs.ErrInvalidArgument)
+	}
+	for _, n := range c.spec.Linux.Namespaces {
+		in.NewUser = in.NewUser || n.Type == specs.UserNamespace
+	}
+	if in.NoPivot {
+		if err := c.hostProcs(); err != nil {
+			return err
+		}
+	}
+	if in.Rootless {
+		return c.rootlessMounts()
+	}
+	if len(c.opts.Rootfs) > 0 {
+		if err := os.MkdirAll(in.Root, 0o711); err != nil {
+			return fmt.Errorf("make mount point of root: %w", err)
+		}
+	}
+	root, err := rootfs.Root(in.Root, c.opts.Rootfs)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("root.path: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return err
+	}
+	in.RootDetached = true
+	c.files[plan.RootFile] = root
+	for i := range c.spec.Mounts {
+		if err := c.source(i, root); err != nil {
+			return err
+		}
+	}
+	if len(c.spec.Linux.MaskedPaths) > 0 {
+		null, err := rootfs.Null()
+		if err != nil {
+			return err
+		}
+		c.files[plan.NullTree] = null
+	}
+	if in.NewUser {
+		for _, d := range plan.Devices(c.spec, in.Options) {
+			tree, err := rootfs.Tree(d.Path, 0)
+			if err != nil {
+				return fmt.Errorf("linux.devices: a user namespace cannot make devices, and the host's is not usable: %w", err)
+			}
+			c.files[plan.DeviceFile(d.Path)] = tree
+		}
+	}
+	return nil
+}
+
+// rootlessMounts only finds out what the trees will be: the child, which has
+// privileges in its user namespace, makes them.
+func (c *creation) rootlessMounts() error {
+	if len(c.opts.Rootfs) > 0 {
+		return fmt.Errorf("mount root: needs root privileges: %w", errdefs.ErrNotImplemented)
+	}
+	for i := range c.spec.Mounts {
+		m, o := &c.spec.Mounts[i], &c.in.Options[i]
+		if o.IDMap || o.CopyUp {
+			return fmt.Errorf("mounts[%d]: idmap and tmpcopyup need root privileges: %w", i, errdefs.ErrNotImplemented)
+		}
+		if !o.Bind {
+			continue
+		}
+		st, err := os.Stat(m.Source)
+		if err != nil {
+			return fmt.Errorf("mounts[%d]: %w", i, err)
+		}
+		c.in.Sources[i].Dir = st.IsDir()
+	}
+	return nil
+}
+
+// source opens the tree of mount i if it is one that the parent makes.
+func (c *creation) source(i int, root *os.File) error {
+	m, o := &c.spec.Mounts[i], &c.in.Options[i]
+	switch {
+	case o.CopyUp:
+		tree, err := rootfs.CopyUp(root, m, o)
+		if err != nil {
+			return err
+		}
+		c.files[plan.MountFile(i)] = tree
+		c.in.Sources[i] = plan.Source{Detached: true, Dir: true}
+	case o.Bind:
+		var userNS *os.File
+		if o.IDMap {
+			var err error
+			if userNS, err = c.userNS.forMount(m, c.spec); err != nil {
+				return fmt.Errorf("mounts[%d]: %w", i, err)
+			}
+		}
+		tree, dir, err := rootfs.Bind(m, o, c.spec.Linux.RootfsPropagation, userNS)
+		if err != nil {
+			return err
+		}
+		c.files[plan.MountFile(i)] = tree
+		c.in.Sources[i] = plan.Source{Detached: true, Dir: dir}
+	}
+	return nil
+}
+
+// cgroups opens what a cgroup mount shows, and decides how the child gets into its
+// group.
+func (c *creation) cgroups() error {
+	mode := cgroup.HostMode()
+	c.in.CgroupV2 = mode == cgroup.V2
+	if c.group != nil {
+		f, err := c.group.Fd()
+		switch {
+		case err == nil:
+			c.request.Cgroup = f
+		case errors.Is(err, errors.ErrUnsupported):
+			c.in.Wait = true
+		default:
+			return fmt.Errorf("open control group: %w", err)
+		}
+	}
+	ownNS := false
+	for _, n := range c.spec.Linux.Namespaces {
+		ownNS = ownNS || n.Type == specs.CgroupNamespace
+	}
+	for i, m := range c.spec.Mounts {
+		if m.Type != "cgroup" && m.Type != "cgroup2" {
+			continue
+		}
+		if c.in.CgroupV2 && ownNS || c.group == nil {
+			return nil
+		}
+		return c.cgroupTrees(c.in.Options[i].Set)
+	}
+	return nil
+}
+
+// cgroupTrees opens the container's own directory of every hierarchy.
+func (c *creation) cgroupTrees(attrs uint64) error {
+	const top = "/sys/fs/cgroup"
+	byName := map[string]*plan.CgroupDir{}
+	for controller, dir := range c.group.Paths() {
+		rel, err := filepath.Rel(top, dir)
+		if err != nil || strings.HasPrefix(rel, "..") {
+			continue
+		}
+		name, _, _ := strings.Cut(rel, "/")
+		if c.in.CgroupV2 {
+			name = "cgroup"
+		}
+		g := byName[name]
+		if g == nil {
+			tree, err := rootfs.Tree(dir, attrs)
+			if err != nil {
+				return fmt.Errorf("open control group: %w", err)
+			}
+			c.files[plan.CgroupFile(name)] = tree
+			g = &plan.CgroupDir{Name: name}
+			byName[name] = g
+		}
+		if strings.Contains(name, ",") && controller != name {
+			g.Links = append(g.Links, controller)
+		}
+	}
+	for _, g := range byName {
+		sort.Strings(g.Links)
+		c.in.Cgroups = append(c.in.Cgroups, *g)
+	}
+	sort.Slice(c.in.Cgroups, func(i, j int) bool { return c.in.Cgroups[i].Name < c.in.Cgroups[j].Name })
+	return nil
+}
+
+// hostProcs finds the host's mounts of proc and sysfs. With chroot in place of
+// pivot_root the container could reach them: they are taken away.
+func (c *creation) hostProcs() error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("find mounts of proc: %w", err)
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		left, right, ok := strings.Cut(s.Text(), " - ")
+		fields := strings.Fields(left)
+		fstype, _, _ := strings.Cut(right, " ")
+		if ok && len(fields) > 4 && (fstype == "proc" || fstype == "sysfs") {
+			c.in.HostProcs = append(c.in.HostProcs, unescape(fields[4]))
+		}
+	}
+	return nil
+}
+
+// unescape reverses the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+func selinuxEnabled() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &st) == nil && st.Type == unix.SELINUX_MAGIC
+}
+
+func apparmorEnabled() bool {
+	raw, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && len(raw) > 0 && raw[0] == 'Y'
+}
