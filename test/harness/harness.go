@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // isolated marks the process that Main started in its own namespaces.
@@ -25,7 +27,14 @@ const isolated = "LIGHTER_TEST_ISOLATED"
 // and mounts of the tests never meet those of the machine. Call it from
 // TestMain. Without root it runs m as it is: the tests then skip themselves.
 func Main(m *testing.M) {
-	if os.Geteuid() != 0 || os.Getenv(isolated) != "" {
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	if os.Getenv(isolated) != "" {
+		if err := raiseLoopback(); err != nil {
+			fmt.Fprintln(os.Stderr, "raise the loopback link:", err)
+			os.Exit(1)
+		}
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -43,6 +52,14 @@ func Main(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+func raiseLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
 }
 
 // Bin returns the path of one of the five programs: from LIGHTER_BIN, else from

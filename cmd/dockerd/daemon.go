@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"lighter/containerd"
+	"lighter/engine"
+	"lighter/engine/container"
+	"lighter/engine/image"
+	"lighter/engine/network"
+	"lighter/engine/server"
+	"lighter/engine/system"
+	"lighter/internal/cleanup"
+	"lighter/internal/version"
+)
+
+// requestGrace is how long requests under way may take to end at a stop.
+const requestGrace = 5 * time.Second
+
+// serve runs the daemon until ctx ends, then stops it cleanly.
+func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
+	var undo cleanup.Stack
+	defer func() { err = errors.Join(err, undo.Run()) }()
+
+	if err := checkKernel(); err != nil {
+		return err
+	}
+	if err := makeRoots(cfg); err != nil {
+		return err
+	}
+	unlock, err := lockRoot(cfg.DataRoot)
+	if err != nil {
+		return err
+	}
+	undo.Add(unlock)
+	unpid, err := writePidfile(cfg.Pidfile)
+	if err != nil {
+		return err
+	}
+	undo.Add(unpid)
+
+	listeners, err := listenAll(cfg)
+	if err != nil {
+		return err
+	}
+	undo.Add(func() error {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return nil
+	})
+
+	services, address, closeServices, err := openContainerd(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	undo.Add(closeServices)
+
+	eng, err := engine.Open(ctx, engineConfig(cfg, address), services, log)
+	if err != nil {
+		return err
+	}
+	undo.Add(func() error {
+		stop, cancel := stopContext(ctx, cfg.ShutdownTimeout)
+		defer cancel()
+		return eng.Close(stop)
+	})
+
+	srv, err := server.New(eng.Backends(), server.Config{MinAPIVersion: cfg.MinAPIVersion, Experimental: cfg.Experimental}, log.With("component", "api"))
+	if err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for i, l := range listeners {
+		log.Info("API listen on "+l.Addr().String(), "host", cfg.Hosts[i])
+		group.Go(func() error { return srv.Serve(l) })
+	}
+	group.Go(func() error {
+		<-groupCtx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestGrace)
+		defer cancel()
+		if err := srv.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return nil
+	})
+	log.Info("Daemon has completed initialization", "version", version.Version, "containers", eng.Counts().Total)
+	notifySystemd(log, "READY=1")
+	err = group.Wait()
+	notifySystemd(log, "STOPPING=1")
+	return err
+}
+
+// stopContext bounds the stop of all containers; seconds below zero wait for
+// ever.
+func stopContext(ctx context.Context, seconds int) (context.Context, context.CancelFunc) {
+	ctx = context.WithoutCancel(ctx)
+	if seconds < 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
+}
+
+func engineConfig(cfg *config, address string) engine.Config {
+	net := network.DefaultConfig(filepath.Join(cfg.DataRoot, "network"))
+	net.SandboxDir = filepath.Join(cfg.ExecRoot, "netns")
+	net.Bridge = cfg.Bridge
+	net.MTU = cfg.MTU
+	net.ICC, net.IPMasq, net.IPForward = cfg.ICC, cfg.IPMasq, cfg.IPForward
+	net.DNSSearch, net.DNSOptions = cfg.DNSSearch, cfg.DNSOpts
+	// check has parsed these before.
+	net.BIP, _ = netip.ParsePrefix(cfg.BIP)
+	net.FixedCIDR, _ = netip.ParsePrefix(cfg.FixedCIDR)
+	for _, d := range cfg.DNS {
+		addr, _ := netip.ParseAddr(d)
+		net.DNS = append(net.DNS, addr)
+	}
+	initPath := lookSibling("docker-init")
+	return engine.Config{
+		Container: container.Config{
+			DataRoot:           cfg.DataRoot,
+			ExecRoot:           cfg.ExecRoot,
+			Namespace:          cfg.Namespace,
+			LiveRestore:        cfg.LiveRestore,
+			DefaultStopTimeout: time.Duration(cfg.StopTimeout) * time.Second,
+			DefaultLogDriver:   cfg.LogDriver,
+			DefaultLogOpts:     cfg.LogOpts,
+			DefaultShmBytes:    int64(cfg.ShmSize),
+			InitPath:           initPath,
+		},
+		Network:  net,
+		Registry: image.RegistryConfig{Insecure: cfg.InsecureRegistry, UserAgent: "docker/" + version.Version + " (" + version.Product + ")"},
+		System: system.Facts{
+			DataRoot:          cfg.DataRoot,
+			Debug:             cfg.LogLevel == "debug",
+			Experimental:      cfg.Experimental,
+			LiveRestore:       cfg.LiveRestore,
+			Labels:            cfg.Labels,
+			LogDriver:         cfg.LogDriver,
+			LogDrivers:        []string{"json-file", "local", "none"},
+			Snapshotter:       containerd.DefaultSnapshotter,
+			InitBinary:        initPath,
+			ContainerdAddress: address,
+			Namespace:         cfg.Namespace,
+			Insecure:          cfg.InsecureRegistry,
+			FirewallBackend:   "nftables",
+		},
+	}
+}
+
+// lookSibling finds a program of the product: beside this executable first, in
+// PATH second; "" when it is in neither.
+func lookSibling(name string) string {
+	if self, err := os.Executable(); err == nil {
+		path := filepath.Join(filepath.Dir(self), name)
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return path
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// minimumKernel is the oldest release that has what the design rests on: a
+// detached overlay mount, close_range, pidfds.
+var minimumKernel = [2]int{5, 10}
+
+func checkKernel() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	release := unix.ByteSliceToString(u.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return nil // an unknown scheme: let the features decide
+	}
+	if major < minimumKernel[0] || major == minimumKernel[0] && minor < minimumKernel[1] {
+		return fmt.Errorf("Linux %s is too old: %s needs %d.%d or newer", release, version.Product, minimumKernel[0], minimumKernel[1])
+	}
+	return nil
+}
+
+func makeRoots(cfg *config) error {
+	for _, dir := range []string{cfg.DataRoot, cfg.ExecRoot} {
+		if err := os.MkdirAll(dir, 0o710); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockRoot keeps a second daemon off the data root for the life of the process.
+func lockRoot(root string) (unlock func() error, err error) {
+	path := filepath.Join(root, "dockerd.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data root: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 16)
+		n, _ := f.ReadAt(holder, 0)
+		f.Close()
+		return nil, fmt.Errorf("data root %s is in use by another daemon (pid %s): stop it or choose another --data-root", root, strings.TrimSpace(string(holder[:n])))
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock the data root: %w", err)
+	}
+	return f.Close, nil
+}
+
+// writePidfile refuses when the file names a process that lives and is a
+// dockerd.
+func writePidfile(path string) (remove func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	if raw, err := os.ReadFile(path); err == nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && pid != os.Getpid() && strings.TrimSpace(string(comm)) == "dockerd" {
+			return nil, fmt.Errorf("process with PID %d is still running: ensure docker is not running or delete %s", pid, path)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		return nil, fmt.Errorf("write pid file: %w", err)
+	}
+	return func() error { return ignoreNotExist(os.Remove(path)) }, nil
+}
+
+func listenAll(cfg *config) ([]net.Listener, error) {
+	var all []net.Listener
+	for _, h := range cfg.Hosts {
+		l, err := listen(h, cfg.Group)
+		if err != nil {
+			for _, l := range all {
+				l.Close()
+			}
+			return nil, fmt.Errorf("failed to load listeners: %w", err)
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// notifySystemd sends a state to the service manager that started the daemon,
+// if one did (sd_notify(3)).
+func notifySystemd(log *slog.Logger, state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:]
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err == nil {
+		_, err = conn.Write([]byte(state))
+		conn.Close()
+	}
+	if err != nil {
+		log.Warn("notify the service manager", "err", err)
+	}
+}

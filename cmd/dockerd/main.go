@@ -1,0 +1,107 @@
+// dockerd is the engine's daemon: it serves the Engine API on sockets and runs
+// containers through containerd, which it embeds unless --containerd names one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/version"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	cfg, err := loadConfig(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		usage(stdout)
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, err)
+		if _, ok := errors.AsType[*pflag.NotExistError](err); ok {
+			fmt.Fprintln(stderr, "See 'dockerd --help'.")
+		}
+		return 1
+	case cfg.version:
+		fmt.Fprintf(stdout, "Docker version %s, build %s (%s)\n", version.Version, version.GitCommit, version.Product)
+		return 0
+	case cfg.validate:
+		fmt.Fprintln(stderr, "configuration OK")
+		return 0
+	}
+	log := newLogger(cfg, stderr)
+	if os.Geteuid() != 0 {
+		log.Error("dockerd needs to be started with root privileges")
+		return 1
+	}
+	ctx, stop := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 4) // three to insist, one to spare
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	go func() {
+		for n := 1; ; n++ {
+			sig := <-signals
+			log.Info("stopping", "signal", sig.String())
+			stop(fmt.Errorf("received %s", sig))
+			if n > 3 {
+				os.Exit(128 + int(sig.(syscall.Signal)))
+			}
+		}
+	}()
+	if err := serve(ctx, cfg, log); err != nil {
+		log.Error("failed to start daemon", "err", err)
+		return 1
+	}
+	return 0
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintf(w, "Usage:  dockerd [OPTIONS]\n\nA self-sufficient runtime for containers (%s).\n\nOptions:\n%s",
+		version.Product, defaultConfig().flags().FlagUsages())
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	switch strings.ToLower(s) {
+	case "trace", "debug":
+		return slog.LevelDebug, nil
+	case "info":
+		return slog.LevelInfo, nil
+	case "warn", "warning":
+		return slog.LevelWarn, nil
+	case "error", "fatal", "panic":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("invalid logging level: %q", s)
+}
+
+// newLogger writes records as upstream's daemon does: RFC 3339 times with
+// nanoseconds, levels in lower case.
+func newLogger(cfg *config, w io.Writer) *slog.Logger {
+	level, _ := parseLevel(cfg.LogLevel)
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) > 0 {
+			return a
+		}
+		switch a.Key {
+		case slog.TimeKey:
+			return slog.String(a.Key, a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
+		case slog.LevelKey:
+			return slog.String(a.Key, strings.ToLower(strings.ReplaceAll(a.Value.String(), "WARN", "WARNING")))
+		}
+		return a
+	}}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
