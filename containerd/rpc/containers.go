@@ -20,7 +20,7 @@ func (s *containerServer) Get(ctx context.Context, r *api.GetContainerRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &api.GetContainerResponse{Container: ContainerToProto(c)}, nil
+	return &api.GetContainerResponse{Container: protoContainer(c)}, nil
 }
 
 func (s *containerServer) List(ctx context.Context, r *api.ListContainersRequest) (*api.ListContainersResponse, error) {
@@ -30,7 +30,7 @@ func (s *containerServer) List(ctx context.Context, r *api.ListContainersRequest
 	}
 	resp := &api.ListContainersResponse{}
 	for _, c := range list {
-		resp.Containers = append(resp.Containers, ContainerToProto(c))
+		resp.Containers = append(resp.Containers, protoContainer(c))
 	}
 	return resp, nil
 }
@@ -41,7 +41,7 @@ func (s *containerServer) ListStream(r *api.ListContainersRequest, out api.Conta
 		return err
 	}
 	for _, c := range list {
-		if err := out.Send(&api.ListContainerMessage{Container: ContainerToProto(c)}); err != nil {
+		if err := out.Send(&api.ListContainerMessage{Container: protoContainer(c)}); err != nil {
 			return err
 		}
 	}
@@ -49,30 +49,30 @@ func (s *containerServer) ListStream(r *api.ListContainersRequest, out api.Conta
 }
 
 func (s *containerServer) Create(ctx context.Context, r *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
-	c, err := s.store.Create(ctx, ContainerFromProto(r.GetContainer()))
+	c, err := s.store.Create(ctx, containerOf(r.GetContainer()))
 	if err != nil {
 		return nil, err
 	}
-	return &api.CreateContainerResponse{Container: ContainerToProto(c)}, nil
+	return &api.CreateContainerResponse{Container: protoContainer(c)}, nil
 }
 
 func (s *containerServer) Update(ctx context.Context, r *api.UpdateContainerRequest) (*api.UpdateContainerResponse, error) {
 	if r.GetContainer().GetID() == "" {
 		return nil, invalid("update container: no ID")
 	}
-	c, err := s.store.Update(ctx, ContainerFromProto(r.GetContainer()), r.GetUpdateMask().GetPaths()...)
+	c, err := s.store.Update(ctx, containerOf(r.GetContainer()), r.GetUpdateMask().GetPaths()...)
 	if err != nil {
 		return nil, err
 	}
-	return &api.UpdateContainerResponse{Container: ContainerToProto(c)}, nil
+	return &api.UpdateContainerResponse{Container: protoContainer(c)}, nil
 }
 
 func (s *containerServer) Delete(ctx context.Context, r *api.DeleteContainerRequest) (*emptypb.Empty, error) {
 	return &emptypb.Empty{}, s.store.Delete(ctx, r.GetID())
 }
 
-// ContainerToProto returns the message of c.
-func ContainerToProto(c containers.Container) *api.Container {
+// protoContainer returns the message of c.
+func protoContainer(c containers.Container) *api.Container {
 	m := &api.Container{
 		ID: c.ID, Labels: c.Labels, Image: c.Image,
 		Runtime: &api.Container_Runtime{Name: c.Runtime.Name, Options: protoAny(c.Runtime.Options)},
@@ -88,9 +88,9 @@ func ContainerToProto(c containers.Container) *api.Container {
 	return m
 }
 
-// ContainerFromProto reverses ContainerToProto. A nil message is a zero
+// containerOf reverses protoContainer. A nil message is a zero
 // container.
-func ContainerFromProto(m *api.Container) containers.Container {
+func containerOf(m *api.Container) containers.Container {
 	c := containers.Container{
 		ID: m.GetID(), Labels: m.GetLabels(), Image: m.GetImage(),
 		Runtime: containers.RuntimeInfo{Name: m.GetRuntime().GetName(), Options: anyOf(m.GetRuntime().GetOptions())},

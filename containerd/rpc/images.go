@@ -20,7 +20,7 @@ func (s *imageServer) Get(ctx context.Context, r *api.GetImageRequest) (*api.Get
 	if err != nil {
 		return nil, err
 	}
-	return &api.GetImageResponse{Image: ImageToProto(img)}, nil
+	return &api.GetImageResponse{Image: protoImage(img)}, nil
 }
 
 func (s *imageServer) List(ctx context.Context, r *api.ListImagesRequest) (*api.ListImagesResponse, error) {
@@ -30,31 +30,31 @@ func (s *imageServer) List(ctx context.Context, r *api.ListImagesRequest) (*api.
 	}
 	resp := &api.ListImagesResponse{}
 	for _, img := range list {
-		resp.Images = append(resp.Images, ImageToProto(img))
+		resp.Images = append(resp.Images, protoImage(img))
 	}
 	return resp, nil
 }
 
 func (s *imageServer) Create(ctx context.Context, r *api.CreateImageRequest) (*api.CreateImageResponse, error) {
-	img, err := ImageFromProto(r.GetImage())
+	img, err := imageOf(r.GetImage())
 	if err != nil {
 		return nil, err
 	}
 	if img, err = s.store.Create(withEpoch(ctx, r.GetSourceDateEpoch()), img); err != nil {
 		return nil, err
 	}
-	return &api.CreateImageResponse{Image: ImageToProto(img)}, nil
+	return &api.CreateImageResponse{Image: protoImage(img)}, nil
 }
 
 func (s *imageServer) Update(ctx context.Context, r *api.UpdateImageRequest) (*api.UpdateImageResponse, error) {
-	img, err := ImageFromProto(r.GetImage())
+	img, err := imageOf(r.GetImage())
 	if err != nil {
 		return nil, err
 	}
 	if img, err = s.store.Update(withEpoch(ctx, r.GetSourceDateEpoch()), img, r.GetUpdateMask().GetPaths()...); err != nil {
 		return nil, err
 	}
-	return &api.UpdateImageResponse{Image: ImageToProto(img)}, nil
+	return &api.UpdateImageResponse{Image: protoImage(img)}, nil
 }
 
 func (s *imageServer) Delete(ctx context.Context, r *api.DeleteImageRequest) (*emptypb.Empty, error) {
@@ -81,16 +81,16 @@ func withEpoch(ctx context.Context, t *timestamppb.Timestamp) context.Context {
 	return epoch.WithSourceDateEpoch(ctx, &at)
 }
 
-// ImageToProto returns the message of img.
-func ImageToProto(img images.Image) *api.Image {
+// protoImage returns the message of img.
+func protoImage(img images.Image) *api.Image {
 	return &api.Image{
 		Name: img.Name, Labels: img.Labels, Target: protoDescriptor(img.Target),
 		CreatedAt: timestamp(img.CreatedAt), UpdatedAt: timestamp(img.UpdatedAt),
 	}
 }
 
-// ImageFromProto reverses ImageToProto. Errors: InvalidArgument for a bad digest.
-func ImageFromProto(m *api.Image) (images.Image, error) {
+// imageOf reverses protoImage. Errors: InvalidArgument for a bad digest.
+func imageOf(m *api.Image) (images.Image, error) {
 	target, err := descriptorOf(m.GetTarget())
 	return images.Image{
 		Name: m.GetName(), Labels: m.GetLabels(), Target: target,
