@@ -41,7 +41,7 @@ func (f *fetcher) document(ctx context.Context, desc ocispec.Descriptor) (Docume
 	if err != nil {
 		return Document{}, err
 	}
-	return doc, f.store(ctx, desc, b, doc.gcLabels())
+	return doc, f.store(ctx, desc, b, doc.GCLabels())
 }
 
 // small returns the verified bytes of a small blob, from the store or from the

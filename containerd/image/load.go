@@ -275,7 +275,7 @@ func (a *archive) keepChildren(ctx context.Context, d ocispec.Descriptor, depth 
 	if err != nil {
 		return err
 	}
-	if err := addLabels(ctx, a.store, d, doc.gcLabels()); err != nil {
+	if err := addLabels(ctx, a.store, d, doc.GCLabels()); err != nil {
 		return err
 	}
 	if doc.Index == nil {
@@ -363,7 +363,7 @@ func (a *archive) dockerManifest(ctx context.Context, e dockerImage) (ocispec.De
 	if err != nil {
 		return none, err
 	}
-	desc, err := WriteJSONBlob(ctx, a.store, m.MediaType, b, Document{Manifest: &m}.gcLabels())
+	desc, err := WriteJSONBlob(ctx, a.store, m.MediaType, b, Document{Manifest: &m}.GCLabels())
 	if err != nil {
 		return none, err
 	}

@@ -39,8 +39,8 @@ func (d Document) Children() []ocispec.Descriptor {
 	return append([]ocispec.Descriptor{d.Manifest.Config}, d.Manifest.Layers...)
 }
 
-// gcLabels make the collector keep the children.
-func (d Document) gcLabels() map[string]string {
+// GCLabels are the labels that make the collector keep the children.
+func (d Document) GCLabels() map[string]string {
 	labels := map[string]string{}
 	if d.Index != nil {
 		for i, m := range d.Index.Manifests {

@@ -13,6 +13,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -82,6 +83,7 @@ type Service struct {
 	inUse        func(imageID string) []ContainerRef
 	cache        *blobCache
 	pulls        keyLock // by canonical reference and platform
+	pruning      atomic.Bool
 }
 
 // New returns a Service over d.Services.

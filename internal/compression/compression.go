@@ -74,6 +74,17 @@ func NewReader(r io.Reader) (io.ReadCloser, Kind, error) {
 	return rc, kind, err
 }
 
+// Peek detects the format of r without decompressing it, and returns a reader
+// of all its bytes.
+func Peek(r io.Reader) (io.Reader, Kind, error) {
+	buf := bufio.NewReaderSize(r, 64<<10)
+	head, err := buf.Peek(10)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, None, err
+	}
+	return buf, Detect(head), nil
+}
+
 func newReader(r io.Reader, kind Kind) (io.ReadCloser, error) {
 	switch kind {
 	case Gzip:
