@@ -32,6 +32,11 @@ type Writer struct {
 	digester  digest.Digester
 	startedAt time.Time
 	updatedAt time.Time
+	// syncErr is the first failure to sync. The kernel reports it once and then takes
+	// the pages for clean: what was written cannot be trusted to reach the disk any
+	// more, however often it is synced. The ingest is dropped.
+	syncErr error
+	fsync   func(*os.File) error // (*os.File).Sync but in tests
 }
 
 var (
@@ -70,7 +75,7 @@ func (s *Store) Writer(_ context.Context, opts ...content.WriterOpt) (content.Wr
 	if err := s.lock(o.Ref); err != nil {
 		return nil, err
 	}
-	w := &Writer{s: s, dir: s.ingestDir(o.Ref), ref: o.Ref, digester: algorithm.Digester()}
+	w := &Writer{s: s, dir: s.ingestDir(o.Ref), ref: o.Ref, digester: algorithm.Digester(), fsync: (*os.File).Sync}
 	if err := w.open(max(o.Desc.Size, 0)); err != nil {
 		s.unlock(o.Ref)
 		return nil, fmt.Errorf("open ingest %q: %w", o.Ref, err)
@@ -100,12 +105,28 @@ func (w *Writer) open(total int64) (err error) {
 		w.f = f
 		return err
 	}
-	if err := f.Truncate(0); err != nil {
+	if err := w.restart(f); err != nil {
 		return err
 	}
 	w.startedAt = time.Now()
 	w.updatedAt, w.total, w.f = w.startedAt, total, f
 	return w.describe()
+}
+
+// restart empties the data. Before that, durably, no bytes are known to be synced any
+// more: others will take the place of those that were.
+func (w *Writer) restart(f *os.File) error {
+	path := filepath.Join(w.dir, fileSynced)
+	if _, err := os.Lstat(path); err == nil {
+		if err := atomicfile.Write(path, []byte("0"), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.Seek(0, io.SeekStart)
+	return err
 }
 
 // onlyReader hides the other methods of a file, so that a copy uses its buffer.
@@ -114,9 +135,6 @@ type onlyReader struct{ io.Reader }
 // describe writes the small files of a new ingest, the ref last: an ingest
 // without it is a crash's remains.
 func (w *Writer) describe() error {
-	if err := os.Remove(filepath.Join(w.dir, fileSynced)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if err := writeTime(w.dir, fileStartedAt, w.startedAt); err != nil {
 		return err
 	}
@@ -156,10 +174,7 @@ func (w *Writer) Truncate(size int64) error {
 	if w.f == nil {
 		return w.errClosed()
 	}
-	if err := w.f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := w.f.Seek(0, io.SeekStart); err != nil {
+	if err := w.restart(w.f); err != nil {
 		return err
 	}
 	w.offset, w.updatedAt = 0, time.Now()
@@ -172,11 +187,19 @@ func (w *Writer) Sync() error {
 	if w.f == nil {
 		return nil
 	}
-	return w.f.Sync()
+	return w.sync(w.f)
+}
+
+func (w *Writer) sync(f *os.File) error {
+	if w.syncErr == nil {
+		w.syncErr = w.fsync(f)
+	}
+	return w.syncErr
 }
 
 // Close ends the writing. What was written so far is synced and can be resumed
-// by a new Writer of the same ref. A second Close does nothing.
+// by a new Writer of the same ref; if it cannot be synced the ingest is dropped. A
+// second Close does nothing.
 func (w *Writer) Close() error {
 	if w.f == nil {
 		return nil
@@ -184,10 +207,11 @@ func (w *Writer) Close() error {
 	defer w.s.unlock(w.ref)
 	f := w.f
 	w.f = nil
-	err := f.Sync()
-	if err == nil {
-		err = writeInt(w.dir, fileSynced, w.offset)
+	err := w.sync(f)
+	if err != nil {
+		return errors.Join(err, f.Close(), os.RemoveAll(w.dir))
 	}
+	err = writeInt(w.dir, fileSynced, w.offset)
 	if err == nil {
 		err = writeTime(w.dir, fileUpdatedAt, w.updatedAt)
 	}
@@ -274,9 +298,13 @@ func (w *Writer) seal(f *os.File) error {
 		err = fmt.Errorf("the ingest was aborted: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = w.sync(f)
 	}
-	return errors.Join(err, f.Close())
+	err = errors.Join(err, f.Close())
+	if w.syncErr != nil {
+		err = errors.Join(err, os.RemoveAll(w.dir))
+	}
+	return err
 }
 
 // rename moves the data to its name as a blob and removes the ingest.
@@ -298,6 +326,9 @@ func (w *Writer) rename(dgst digest.Digest) error {
 	}
 	// Also for a blob that exists: whoever took the name may not have synced it yet.
 	if err := atomicfile.SyncDir(dir); err != nil {
+		if !exists {
+			err = errors.Join(err, os.Remove(target)) // nobody was told of it
+		}
 		return err
 	}
 	if err := os.RemoveAll(w.dir); err != nil {

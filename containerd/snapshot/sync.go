@@ -14,11 +14,13 @@ type syncer struct {
 	// dir stays open for good. The kernel reports a write-back error to each file
 	// description that was open when it happened, once; one opened for the sync
 	// would miss those of before.
-	dir *os.File
+	dir    *os.File
+	syncFS func() error // syncs the file system of dir
+	runs   sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
 	running bool
-	next    *flight // those who wait for the next sync; nil if none
+	next    *flight // what the callers wait for that the running sync does not serve; nil if none
 }
 
 // flight is one sync and its outcome, valid once done is closed.
@@ -32,7 +34,7 @@ func openSyncer(path string) (*syncer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &syncer{dir: f}, nil
+	return &syncer{dir: f, syncFS: func() error { return syncFS(f) }}, nil
 }
 
 // Sync returns when all that was written to the file system before the call is on
@@ -45,7 +47,7 @@ func (s *syncer) Sync(ctx context.Context) error {
 	mine := s.next
 	if !s.running {
 		s.running = true
-		go s.run() // ends when nobody waits any more; Close waits for it
+		s.runs.Go(s.run) // ends when nobody waits any more
 	}
 	s.mu.Unlock()
 	select {
@@ -67,7 +69,7 @@ func (s *syncer) run() {
 			return
 		}
 		s.mu.Unlock()
-		f.err = syncFS(s.dir)
+		f.err = s.syncFS()
 		close(f.done)
 	}
 }
@@ -91,5 +93,9 @@ func syncFS(f *os.File) error {
 	return os.NewSyscallError("syncfs", syncErr)
 }
 
-// Close closes the directory, which waits for a sync that is under way.
-func (s *syncer) Close() error { return s.dir.Close() }
+// Close waits for a sync that is under way and closes the directory. No Sync may
+// begin meanwhile.
+func (s *syncer) Close() error {
+	s.runs.Wait()
+	return s.dir.Close()
+}
