@@ -8,7 +8,7 @@
 //	  rootfs/                    where a shim may mount the root file system
 //	  shim-binary-path           the shim program, to run its delete verb later
 //	  bootstrap.json             {"version","address","protocol"} of the shim
-//	  shim.sock, shim.log        of a shim that was launched directly
+//	  shim-*.sock, shim.log      of a shim that was launched directly
 //	  log                        fifo that a shim started by its verb logs to
 //
 // A name that starts with a dot is a bundle on its way out. Nothing but the

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -30,9 +32,8 @@ import (
 const shimOOMScoreAdj = -998
 
 const (
-	socketName = "shim.sock"
-	logName    = "shim.log" // regular file: neither a full pipe nor our death stops the shim
-	fifoName   = "log"
+	logName  = "shim.log" // regular file: neither a full pipe nor our death stops the shim
+	fifoName = "log"
 )
 
 // launch starts the shim server of one of our own shims directly:
@@ -50,7 +51,11 @@ func (m *Manager) launch(ctx context.Context, t *task) (*shim, error) {
 	var undo cleanup.Stack
 	defer undo.Run()
 
-	sock := t.bundle.file(socketName)
+	// A name of its own, not just "shim.sock": a shim removes its socket on its way
+	// out, and by then a task of the same ID may have a new bundle and shim.
+	var unique [6]byte
+	rand.Read(unique[:])
+	sock := t.bundle.file("shim-" + hex.EncodeToString(unique[:]) + ".sock")
 	listener, err := listenUnix(sock)
 	if err != nil {
 		return nil, err

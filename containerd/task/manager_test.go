@@ -330,7 +330,11 @@ func TestLaunchedShimIsProtected(t *testing.T) {
 	if sid, err := unix.Getsid(e.pid("c1")); err != nil || sid != e.pid("c1") {
 		t.Errorf("session = %d, %v, want its own", sid, err)
 	}
-	if fi, err := os.Stat(filepath.Join(e.cfg.State, "test", "c1", socketName)); err != nil || fi.Mode().Perm() != 0o600 {
+	socks, err := filepath.Glob(filepath.Join(e.cfg.State, "test", "c1", "shim-*.sock"))
+	if err != nil || len(socks) != 1 {
+		t.Fatalf("sockets = %v, %v, want one", socks, err)
+	}
+	if fi, err := os.Stat(socks[0]); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v, %v, want mode 0600", fi, err)
 	}
 	if fi, err := os.Stat(filepath.Join(e.cfg.State, "test", "c1")); err != nil || fi.Mode().Perm() != 0o700 {
@@ -574,6 +578,21 @@ func TestCancelledCreateEndsShim(t *testing.T) {
 	}
 	if err := syscall.Kill(e.pid("hang-on-create"), 0); err != syscall.ESRCH {
 		t.Errorf("shim is still there: %v", err)
+	}
+}
+
+func TestEventOfAFormerTaskIsNotBelieved(t *testing.T) {
+	e := newEnv(t, "ours")
+	e.run("c1")
+	payload, err := typeurl.MarshalAny(&eventapi.TaskExit{ContainerID: "c1", ID: "c1", Pid: 999, ExitStatus: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.m.Forward(e.ctx, &events.Envelope{Timestamp: time.Now(), Namespace: "test", Topic: "/tasks/exit", Event: payload}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := e.m.State(e.ctx, "c1", ""); err != nil || s.Status != containerd.StatusRunning {
+		t.Errorf("State = %+v, %v, want running", s, err)
 	}
 }
 

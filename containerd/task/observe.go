@@ -49,7 +49,14 @@ func (m *Manager) observe(env *events.Envelope) {
 		if execID == e.GetContainerID() {
 			execID = ""
 		}
-		t.update(execID, func(p *process) { p.exited(exitOf(e.GetPid(), e.GetExitStatus(), e.GetExitedAt())) })
+		t.update(execID, func(p *process) {
+			// An event that was on its way for long may be of a former task with
+			// this ID. One that is not believed does no harm: who waits for the
+			// process has asked the shim as well.
+			if e.GetPid() != 0 && e.GetPid() == p.state.Pid {
+				p.exited(exitOf(e.GetPid(), e.GetExitStatus(), e.GetExitedAt()))
+			}
+		})
 	case *eventapi.TaskPaused:
 		t.update("", func(p *process) { p.setStatus(containerd.StatusPaused) })
 	case *eventapi.TaskResumed:
