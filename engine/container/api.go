@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -79,7 +80,7 @@ type Image struct {
 // behind an adapter.
 type Networks interface {
 	// Allocate reserves addresses and host ports for a container that is about
-	// to start and writes Dir/hosts and Dir/resolv.conf. It is undone by Release.
+	// to start. It is undone by Release.
 	Allocate(ctx context.Context, req NetworkRequest) (*NetworkAllocation, error)
 	// Connect configures the network namespace of pid, the container's created
 	// but not yet started init process.
@@ -100,8 +101,6 @@ type Networks interface {
 type NetworkRequest struct {
 	ID, Name             string // Name is without the leading slash
 	Hostname, Domainname string
-	// Dir is the container's directory, where hosts and resolv.conf are written.
-	Dir string
 	// Mode is never "container:...": such a container uses the other's network.
 	Mode api.NetworkMode
 	// Endpoints are the networks to join, by name or ID; for the modes
@@ -110,11 +109,10 @@ type NetworkRequest struct {
 	ExposedPorts network.PortSet
 	PortBindings network.PortMap
 	PublishAll   bool
-	DNS          []string
+	DNS          []netip.Addr
 	DNSSearch    []string
 	DNSOptions   []string
 	ExtraHosts   []string // name:address, address may be "host-gateway"
-	Links        []string
 }
 
 // NetworkAllocation is what a container got.
@@ -123,6 +121,10 @@ type NetworkAllocation struct {
 	SandboxKey string
 	Ports      network.PortMap
 	Networks   map[string]*network.EndpointSettings // by network name
+	// Hosts and ResolvConf are what the container's files of that name hold.
+	Hosts      []byte   `json:"-"`
+	ResolvConf []byte   `json:"-"`
+	Warnings   []string `json:"-"`
 }
 
 // CreateOptions are the inputs of Manager.Create.

@@ -7,11 +7,15 @@
 package events
 
 import (
+	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/events"
 )
 
@@ -19,41 +23,31 @@ const (
 	// historySize is how many past events a new subscriber can ask for.
 	historySize = 256
 	// queueSize bounds the events that wait for one subscriber. When it is
-	// full the subscription ends (Subscription.Lagged).
+	// full the subscription ends.
 	queueSize = 1024
 )
-
-// Filters are the terms of an event query: the values of a key are alternatives,
-// the keys must all match. The keys are those of the Engine API: action event
-// config container daemon image label network node plugin scope secret service
-// type volume.
-type Filters map[string]map[string]bool
 
 // Bus distributes events. Make it with New. It is safe for concurrent use.
 type Bus struct {
 	mu          sync.Mutex // guards the fields below
 	history     []api.Message
 	next        int // index in history that the next event replaces, once full
-	subscribers map[*Subscription]struct{}
+	subscribers map[*subscription]struct{}
 	last        time.Time
 	closed      bool
 }
 
-// Subscription receives events until Close, a full queue, or the end of the bus.
-type Subscription struct {
-	// C delivers the events in order; it is closed when the subscription ends.
-	C <-chan api.Message
-
-	bus     *Bus
-	c       chan api.Message
-	match   matcher
-	ended   bool // guarded by bus.mu
-	lagging bool // guarded by bus.mu
+// subscription receives events until it ends: its context, its upper bound, a
+// full queue, or the end of the bus.
+type subscription struct {
+	c     chan api.Message // queueSize; closed by endLocked
+	match matcher
+	ended bool // guarded by Bus.mu
 }
 
 // New returns an empty bus.
 func New() *Bus {
-	return &Bus{subscribers: make(map[*Subscription]struct{})}
+	return &Bus{subscribers: make(map[*subscription]struct{})}
 }
 
 // Publish records an event of scope "local" that happened now and sends it to
@@ -81,16 +75,67 @@ func (b *Bus) Publish(typ api.Type, action api.Action, actor api.Actor) {
 		b.next = (b.next + 1) % historySize
 	}
 	for s := range b.subscribers {
-		s.sendLocked(m)
+		b.sendLocked(s, m)
 	}
 }
 
-// Subscribe returns the past events between since and until that match, and a
-// subscription to those that follow. A zero since asks for no history; a zero
-// until for no upper bound. The caller closes the subscription.
-func (b *Bus) Subscribe(since, until time.Time, filters Filters) ([]api.Message, *Subscription) {
-	s := &Subscription{bus: b, c: make(chan api.Message, queueSize), match: newMatcher(filters)}
-	s.C = s.c
+// Subscribe returns a channel of the past events since since that match filters,
+// followed by those to come, until until (zero: for ever) or until ctx ends,
+// when it is closed. A zero since asks for no history. A subscriber that falls
+// queueSize events behind is cut off: its channel closes.
+//
+// A filter that does not exist is an InvalidArgument.
+func (b *Bus) Subscribe(ctx context.Context, since, until time.Time, filters map[string]map[string]bool) (<-chan api.Message, error) {
+	match, err := newMatcher(filters)
+	if err != nil {
+		return nil, err
+	}
+	s := &subscription{c: make(chan api.Message, queueSize), match: match}
+	past := b.join(s, since, until)
+	if !until.IsZero() && !until.After(time.Now()) {
+		b.leave(s)
+	}
+	out := make(chan api.Message) // unbuffered: s.c holds what waits
+	go func() {                   // ends with ctx, until, or the bus; owned by the caller through ctx
+		defer close(out)
+		defer b.leave(s)
+		var expired <-chan time.Time
+		if !until.IsZero() {
+			t := time.NewTimer(time.Until(until))
+			defer t.Stop()
+			expired = t.C
+		}
+		for _, m := range past {
+			select {
+			case out <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+		for {
+			select {
+			case m, ok := <-s.c:
+				if !ok {
+					return
+				}
+				select {
+				case out <- m:
+				case <-ctx.Done():
+					return
+				}
+			case <-expired:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// join adds s and returns the history it asked for, in one step: no event is
+// missed or seen twice.
+func (b *Bus) join(s *subscription, since, until time.Time) []api.Message {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var past []api.Message
@@ -104,12 +149,17 @@ func (b *Bus) Subscribe(since, until time.Time, filters Filters) ([]api.Message,
 			past = append(past, m)
 		}
 	}
+	b.subscribers[s] = struct{}{}
 	if b.closed {
-		s.endLocked()
-	} else {
-		b.subscribers[s] = struct{}{}
+		b.endLocked(s)
 	}
-	return past, s
+	return past
+}
+
+func (b *Bus) leave(s *subscription) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endLocked(s)
 }
 
 // Subscribers returns how many subscriptions are open.
@@ -125,54 +175,49 @@ func (b *Bus) Close() {
 	defer b.mu.Unlock()
 	b.closed = true
 	for s := range b.subscribers {
-		s.endLocked()
+		b.endLocked(s)
 	}
 }
 
-// Close ends the subscription. It may be called more than once.
-func (s *Subscription) Close() {
-	s.bus.mu.Lock()
-	defer s.bus.mu.Unlock()
-	s.endLocked()
-}
-
-// Lagged reports whether the subscription ended because its reader was too slow.
-func (s *Subscription) Lagged() bool {
-	s.bus.mu.Lock()
-	defer s.bus.mu.Unlock()
-	return s.lagging
-}
-
-func (s *Subscription) sendLocked(m api.Message) {
+func (b *Bus) sendLocked(s *subscription, m api.Message) {
 	if !s.match.matches(m) {
 		return
 	}
 	select {
 	case s.c <- m:
-	default:
-		s.lagging = true
-		s.endLocked()
+	default: // too slow
+		b.endLocked(s)
 	}
 }
 
-func (s *Subscription) endLocked() {
+func (b *Bus) endLocked(s *subscription) {
 	if s.ended {
 		return
 	}
 	s.ended = true
-	delete(s.bus.subscribers, s)
+	delete(b.subscribers, s)
 	close(s.c)
 }
 
-// matcher decides whether an event fits Filters.
-type matcher struct{ filters Filters }
+// matcher decides whether an event fits a query: the values of a key are
+// alternatives (of label: all must match), the keys must all match.
+type matcher map[string]map[string]bool
 
-func newMatcher(f Filters) matcher {
-	m := matcher{filters: make(Filters, len(f))}
-	for key, values := range f {
-		m.filters[key] = maps.Clone(values)
+// keys are the filters of the Engine API's /events.
+var keys = []string{
+	"action", "config", "container", "daemon", "event", "image", "label", "network", "node",
+	"plugin", "scope", "secret", "service", "type", "volume",
+}
+
+func newMatcher(filters map[string]map[string]bool) (matcher, error) {
+	m := make(matcher, len(filters))
+	for key, values := range filters {
+		if !slices.Contains(keys, key) {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", key))
+		}
+		m[key] = maps.Clone(values)
 	}
-	return m
+	return m, nil
 }
 
 // objectTypes are the filter keys that name an object of that type by ID or name.
@@ -183,14 +228,13 @@ var objectTypes = []api.Type{
 }
 
 func (m matcher) matches(ev api.Message) bool {
-	f := m.filters
-	if !has(f["type"], string(ev.Type)) || !has(f["scope"], ev.Scope) {
+	if !has(m["type"], string(ev.Type)) || !has(m["scope"], ev.Scope) {
 		return false
 	}
-	if !m.matchesAction(f["event"], ev) || !m.matchesAction(f["action"], ev) {
+	if !matchesAction(m["event"], ev) || !matchesAction(m["action"], ev) {
 		return false
 	}
-	for term := range f["label"] {
+	for term := range m["label"] {
 		key, value, withValue := strings.Cut(term, "=")
 		got, ok := ev.Actor.Attributes[key]
 		if !ok || withValue && got != value {
@@ -200,7 +244,7 @@ func (m matcher) matches(ev api.Message) bool {
 	// Terms on objects of several types are alternatives: an event is about one.
 	asked, fits := false, false
 	for _, typ := range objectTypes {
-		terms := f[string(typ)]
+		terms := m[string(typ)]
 		if len(terms) == 0 {
 			continue
 		}
@@ -217,7 +261,7 @@ func (m matcher) matches(ev api.Message) bool {
 
 // matchesAction compares an action, where a term without a colon also covers
 // the actions that carry a value ("exec_create" covers "exec_create: ls").
-func (m matcher) matchesAction(terms map[string]bool, ev api.Message) bool {
+func matchesAction(terms map[string]bool, ev api.Message) bool {
 	if len(terms) == 0 || terms[string(ev.Action)] {
 		return true
 	}

@@ -1,0 +1,430 @@
+package container
+
+import (
+	"errors"
+	"net/netip"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	api "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+)
+
+// The smallest limits that Docker accepts, and what the kernel can hold.
+const (
+	minMemoryBytes = 6 << 20
+	maxHostname    = 64
+)
+
+// checkConfig validates what of a create request needs no other container and no
+// image. Its order and texts are Docker's.
+func checkConfig(c *api.Config) error {
+	if c.WorkingDir != "" {
+		if !path.IsAbs(c.WorkingDir) {
+			return invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+		}
+		c.WorkingDir = path.Clean(c.WorkingDir)
+	}
+	if c.StopSignal != "" {
+		if _, err := parseSignal(c.StopSignal); err != nil {
+			return err
+		}
+	}
+	for _, env := range c.Env {
+		if key, _, _ := strings.Cut(env, "="); key == "" {
+			return invalid("invalid environment variable: %s", env)
+		}
+	}
+	return checkHealth(c.Healthcheck)
+}
+
+func checkHealth(h *api.HealthConfig) error {
+	if h == nil {
+		return nil
+	}
+	for _, d := range []struct {
+		name  string
+		value int64
+	}{{"Interval", int64(h.Interval)}, {"Timeout", int64(h.Timeout)}} {
+		if d.value != 0 && d.value < int64(api.MinimumDuration) {
+			return invalid("%s in Healthcheck cannot be less than %s", d.name, api.MinimumDuration)
+		}
+	}
+	if h.Retries < 0 {
+		return invalid("Retries in Healthcheck cannot be negative")
+	}
+	if h.StartPeriod != 0 && h.StartPeriod < api.MinimumDuration {
+		return invalid("StartPeriod in Healthcheck cannot be less than %s", api.MinimumDuration)
+	}
+	if h.StartInterval != 0 && h.StartInterval < api.MinimumDuration {
+		return invalid("StartInterval in Healthcheck cannot be less than %s", api.MinimumDuration)
+	}
+	return nil
+}
+
+// checkHostConfig validates h and returns warnings.
+func checkHostConfig(c *api.Config, h *api.HostConfig) (warnings []string, err error) {
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return nil, invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	for i := range h.Mounts {
+		if err := checkMount(&h.Mounts[i], true); err != nil {
+			return nil, err
+		}
+	}
+	for _, host := range h.ExtraHosts {
+		if err := checkExtraHost(host); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkPorts(h.PortBindings); err != nil {
+		return nil, err
+	}
+	if err := api.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return nil, invalid("%s", err)
+	}
+	if _, err := normalizeCaps(h.CapAdd); err != nil {
+		return nil, invalid("invalid CapAdd: %s", err)
+	}
+	if _, err := normalizeCaps(h.CapDrop); err != nil {
+		return nil, invalid("invalid CapDrop: %s", err)
+	}
+	if !h.Isolation.IsValid() {
+		return nil, invalid("invalid isolation '%s' on %s", h.Isolation, runtime.GOOS)
+	}
+	if _, ok := h.Annotations[""]; ok {
+		return nil, invalid("invalid Annotations: the empty string is not permitted as an annotation key")
+	}
+	if len(c.Hostname) > maxHostname {
+		return nil, invalid("hostname %q is too long (maximum %d bytes)", c.Hostname, maxHostname)
+	}
+	if err := checkResources(&h.Resources, false); err != nil {
+		return nil, err
+	}
+	if err := checkModes(c, h); err != nil {
+		return nil, err
+	}
+	if h.NetworkMode.IsHost() && len(h.PortBindings) > 0 {
+		warnings = append(warnings, "Published ports are discarded when using host network mode")
+	}
+	if err := checkUnsupported(h); err != nil {
+		return nil, err
+	}
+	for dest := range h.Tmpfs {
+		if err := checkTarget(dest); err != nil {
+			return nil, invalid("%s", err)
+		}
+	}
+	if _, err := parseSecurity(h.SecurityOpt); err != nil {
+		return nil, err
+	}
+	if o := h.OomKillDisable; o != nil && *o && h.Memory == 0 {
+		warnings = append(warnings, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
+	return warnings, nil
+}
+
+// checkModes validates the namespace modes and what contradicts them.
+func checkModes(c *api.Config, h *api.HostConfig) error {
+	switch {
+	case !h.IpcMode.Valid():
+		return invalid("invalid IPC mode: %v", h.IpcMode)
+	case !h.PidMode.Valid():
+		return invalid("invalid PID mode: %v", h.PidMode)
+	case h.ShmSize < 0:
+		return invalid("SHM size can not be less than 0")
+	case !h.UTSMode.Valid():
+		return invalid("invalid UTS mode: %v", h.UTSMode)
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case !h.CgroupnsMode.Valid():
+		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
+	case !h.UsernsMode.Valid():
+		return invalid("invalid user namespace mode: %v", h.UsernsMode)
+	case h.UTSMode.IsHost() && c.Hostname != "":
+		return invalid("conflicting options: hostname and the UTS mode")
+	}
+	if !h.NetworkMode.IsContainer() {
+		return nil
+	}
+	switch {
+	case h.NetworkMode.ConnectedContainer() == "":
+		return invalid("invalid container format container:<name|id>")
+	case c.Hostname != "":
+		return invalid("conflicting options: hostname and the network mode")
+	case len(h.Links) > 0:
+		return invalid("conflicting options: container type network can't be used with links. This would result in undefined behavior")
+	case len(h.DNS) > 0:
+		return invalid("conflicting options: dns and the network mode")
+	case len(h.ExtraHosts) > 0:
+		return invalid("conflicting options: custom host-to-IP mapping and the network mode")
+	case len(h.PortBindings) > 0 || h.PublishAllPorts:
+		return invalid("conflicting options: port publishing and the container type network mode")
+	case len(c.ExposedPorts) > 0:
+		return invalid("conflicting options: port exposing and the container type network mode")
+	}
+	return nil
+}
+
+// checkUnsupported refuses options that this engine does not have, so that none
+// is silently ignored.
+func checkUnsupported(h *api.HostConfig) error {
+	switch {
+	case len(h.Links) > 0:
+		return notImplemented("links are not supported: connect the containers to a user-defined network")
+	case h.Cgroup != "":
+		return notImplemented("joining the cgroup of another container is not supported")
+	case len(h.DeviceRequests) > 0:
+		r := h.DeviceRequests[0]
+		return invalid("could not select device driver %q with capabilities: %v", r.Driver, r.Capabilities)
+	case len(h.StorageOpt) > 0:
+		return invalid("--storage-opt is not supported by this engine's snapshotter")
+	case h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0:
+		return invalid("Invalid QoS settings: %s does not support Maximum IO Bandwidth or Maximum IO IOps", runtime.GOOS)
+	case h.VolumeDriver != "" && h.VolumeDriver != "local":
+		return notFound("error looking up volume plugin %s: plugin %q not found", h.VolumeDriver, h.VolumeDriver)
+	}
+	return nil
+}
+
+// checkResources validates limits. With update the swap limit may come alone.
+func checkResources(r *api.Resources, update bool) error {
+	if r.MemorySwappiness != nil && *r.MemorySwappiness == -1 {
+		r.MemorySwappiness = nil // Docker compatibility: -1 means unset
+	}
+	switch {
+	case r.Memory != 0 && r.Memory < minMemoryBytes:
+		return invalid("Minimum memory limit allowed is 6MB")
+	case r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case r.Memory == 0 && r.MemorySwap > 0 && !update:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case r.MemorySwappiness != nil && (*r.MemorySwappiness < 0 || *r.MemorySwappiness > 100):
+		return invalid("Invalid value: %v, valid memory swappiness range is 0-100", *r.MemorySwappiness)
+	case r.MemoryReservation > 0 && r.MemoryReservation < minMemoryBytes:
+		return invalid("Minimum memory reservation allowed is 6MB")
+	case r.Memory > 0 && r.MemoryReservation > 0 && r.Memory < r.MemoryReservation:
+		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case r.NanoCPUs > 0 && r.CPUPeriod > 0:
+		return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case r.NanoCPUs > 0 && r.CPUQuota > 0:
+		return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case r.NanoCPUs < 0 || r.NanoCPUs > int64(runtime.NumCPU())*1e9:
+		return invalid("range of CPUs is from 0.01 to %[1]d.00, as there are only %[1]d CPUs available", runtime.NumCPU())
+	case r.CPUShares < 0:
+		return invalid("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
+	case r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000):
+		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case r.CPUQuota > 0 && r.CPUQuota < 1000:
+		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	case r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000):
+		return invalid("Range of blkio weight is from 10 to 1000")
+	}
+	if err := checkSet(r.CpusetCpus, "cpus", "/sys/devices/system/cpu/online", "CPUs"); err != nil {
+		return err
+	}
+	return checkSet(r.CpusetMems, "mems", "/sys/devices/system/node/online", "memory nodes")
+}
+
+// checkSet validates a list such as "0-2,4" against the one in the file at online.
+func checkSet(set, name, online, what string) error {
+	if set == "" {
+		return nil
+	}
+	wanted, err := parseSet(set)
+	if err != nil {
+		return invalid("Invalid value %s for cpuset %s", set, name)
+	}
+	text, err := readSmall(online)
+	if err != nil {
+		return nil // the kernel will say
+	}
+	have, err := parseSet(strings.TrimSpace(text))
+	if err != nil {
+		return nil
+	}
+	for n := range wanted {
+		if !have[n] {
+			return invalid("Requested %s are not available - requested %s, available: %s", what, set, strings.TrimSpace(text))
+		}
+	}
+	return nil
+}
+
+// maxSet bounds the numbers of a CPU or node list.
+const maxSet = 8192
+
+func parseSet(s string) (map[int]bool, error) {
+	set := make(map[int]bool)
+	for part := range strings.SplitSeq(s, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		lo, err := strconv.Atoi(first)
+		if err != nil {
+			return nil, err
+		}
+		hi := lo
+		if isRange {
+			if hi, err = strconv.Atoi(last); err != nil {
+				return nil, err
+			}
+		}
+		if lo < 0 || hi < lo || hi > maxSet {
+			return nil, errors.New("out of range")
+		}
+		for n := lo; n <= hi; n++ {
+			set[n] = true
+		}
+	}
+	return set, nil
+}
+
+// checkExtraHost validates "name:address" or "name:host-gateway".
+func checkExtraHost(s string) error {
+	name, addr, ok := strings.Cut(s, ":")
+	if !ok || name == "" {
+		return invalid("bad format for add-host: %q", s)
+	}
+	if addr == "host-gateway" {
+		return nil
+	}
+	addr = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+	if _, err := netip.ParseAddr(addr); err != nil {
+		return invalid("invalid IP address in add-host: %q", addr)
+	}
+	return nil
+}
+
+func checkPorts(ports network.PortMap) error {
+	for port, bindings := range ports {
+		if !port.IsValid() || port.Num() == 0 {
+			return invalid("invalid port specification: %q", port.String())
+		}
+		for _, b := range bindings {
+			if b.HostPort == "" {
+				continue
+			}
+			if _, err := network.ParsePortRange(b.HostPort); err != nil {
+				return invalid("invalid port specification: %q", b.HostPort)
+			}
+		}
+	}
+	return nil
+}
+
+// security is what the security options say.
+type security struct {
+	seccomp         string // "", "unconfined", "builtin" or the JSON text of a profile
+	noNewPrivileges *bool
+	writableCgroups *bool
+}
+
+// parseSecurity reads --security-opt values. Labels and profiles of security
+// modules that the engine does not manage are refused unless they ask for none.
+func parseSecurity(opts []string) (security, error) {
+	var s security
+	yes := true
+	for _, opt := range opts {
+		switch opt {
+		case "no-new-privileges":
+			s.noNewPrivileges = &yes
+			continue
+		case "writable-cgroups":
+			s.writableCgroups = &yes
+			continue
+		case "disable":
+			continue // of labels
+		}
+		sep := "="
+		if !strings.Contains(opt, "=") {
+			sep = ":" // Docker compatibility: the separator before 1.11
+		}
+		key, value, ok := strings.Cut(opt, sep)
+		if !ok {
+			return s, invalid("invalid --security-opt 1: %q", opt)
+		}
+		switch key {
+		case "seccomp":
+			s.seccomp = value
+		case "no-new-privileges", "writable-cgroups":
+			b, err := strconv.ParseBool(value)
+			if err != nil {
+				return s, invalid("invalid --security-opt 2: %q", opt)
+			}
+			if key == "writable-cgroups" {
+				s.writableCgroups = &b
+			} else {
+				s.noNewPrivileges = &b
+			}
+		case "apparmor":
+			if value != "unconfined" && value != "" {
+				return s, notImplemented("AppArmor profiles are not supported: cannot apply %q", value)
+			}
+		case "label":
+			if value != "disable" {
+				return s, notImplemented("SELinux labels are not supported: cannot apply %q", value)
+			}
+		default:
+			return s, invalid("invalid --security-opt 2: %q", opt)
+		}
+	}
+	return s, nil
+}
+
+// checkLog validates the log driver and its options.
+func checkLog(driver string, opts map[string]string) error {
+	known := map[string][]string{
+		"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"},
+		"none":      {},
+	}
+	allowed, ok := known[driver]
+	if !ok {
+		return invalid("logger: no log driver named '%s' is registered", driver)
+	}
+	for key := range opts {
+		if !slices.Contains(allowed, key) {
+			return invalid("unknown log opt '%s' for %s log driver", key, driver)
+		}
+	}
+	if _, _, _, err := logLimits(opts); err != nil {
+		return err
+	}
+	for _, key := range []string{"labels-regex", "env-regex"} {
+		if opts[key] != "" {
+			return notImplemented("log option %q is not supported", key)
+		}
+	}
+	if mode := opts["mode"]; mode != "" && mode != "blocking" && mode != "non-blocking" {
+		return invalid("logger: logging mode not supported: %s", mode)
+	}
+	return nil
+}
+
+// logLimits reads the rotation options of json-file.
+func logLimits(opts map[string]string) (maxBytes int64, maxFiles int, compress bool, err error) {
+	maxFiles = 1
+	if v := opts["max-size"]; v != "" && v != "-1" {
+		if maxBytes, err = parseBytes(v); err != nil || maxBytes <= 0 {
+			return 0, 0, false, invalid("invalid value for max-size: %s", v)
+		}
+	}
+	if v := opts["max-file"]; v != "" {
+		if maxFiles, err = strconv.Atoi(v); err != nil {
+			return 0, 0, false, invalid("invalid value for max-file: %s", v)
+		}
+		if maxFiles < 1 {
+			return 0, 0, false, invalid("max-file cannot be less than 1")
+		}
+	}
+	if v := opts["compress"]; v != "" {
+		if compress, err = strconv.ParseBool(v); err != nil {
+			return 0, 0, false, invalid("invalid value for compress: %s", v)
+		}
+		if compress && (maxFiles == 1 || maxBytes == 0) {
+			return 0, 0, false, invalid("compress cannot be true when max-file is less than 2 or max-size is not set")
+		}
+	}
+	return maxBytes, maxFiles, compress, nil
+}
