@@ -174,37 +174,54 @@ func (c *creation) cgroups() error {
 
 // cgroupTrees opens the container's own directory of every hierarchy.
 func (c *creation) cgroupTrees(attrs uint64) error {
+	for _, g := range cgroupDirs(c.group.Paths(), c.in.CgroupV2) {
+		tree, err := rootfs.Tree(g.path, attrs)
+		if err != nil {
+			return fmt.Errorf("open control group: %w", err)
+		}
+		c.files[plan.CgroupFile(g.Name)] = tree
+		c.in.Cgroups = append(c.in.Cgroups, g.CgroupDir)
+	}
+	return nil
+}
+
+// cgroupDir is a hierarchy with the container's directory in it.
+type cgroupDir struct {
+	plan.CgroupDir
+	path string
+}
+
+// cgroupDirs returns the hierarchies of paths (see cgroup.Manager), sorted. A
+// hierarchy is named as on the host; controllers that share one, such as cpu and
+// cpuacct in "cpu,cpuacct", get links.
+func cgroupDirs(paths map[string]string, v2 bool) []cgroupDir {
 	const top = "/sys/fs/cgroup"
-	byName := map[string]*plan.CgroupDir{}
-	for controller, dir := range c.group.Paths() {
+	byName := map[string]*cgroupDir{}
+	for controller, dir := range paths {
 		rel, err := filepath.Rel(top, dir)
 		if err != nil || strings.HasPrefix(rel, "..") {
 			continue
 		}
 		name, _, _ := strings.Cut(rel, "/")
-		if c.in.CgroupV2 {
+		if v2 {
 			name = "cgroup"
 		}
 		g := byName[name]
 		if g == nil {
-			tree, err := rootfs.Tree(dir, attrs)
-			if err != nil {
-				return fmt.Errorf("open control group: %w", err)
-			}
-			c.files[plan.CgroupFile(name)] = tree
-			g = &plan.CgroupDir{Name: name}
+			g = &cgroupDir{CgroupDir: plan.CgroupDir{Name: name}, path: dir}
 			byName[name] = g
 		}
 		if strings.Contains(name, ",") && controller != name {
 			g.Links = append(g.Links, controller)
 		}
 	}
+	list := make([]cgroupDir, 0, len(byName))
 	for _, g := range byName {
 		sort.Strings(g.Links)
-		c.in.Cgroups = append(c.in.Cgroups, *g)
+		list = append(list, *g)
 	}
-	sort.Slice(c.in.Cgroups, func(i, j int) bool { return c.in.Cgroups[i].Name < c.in.Cgroups[j].Name })
-	return nil
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return list
 }
 
 // hostProcs finds the host's mounts of proc and sysfs. With chroot in place of
