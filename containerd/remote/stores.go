@@ -26,7 +26,9 @@ import (
 )
 
 // containerStore implements containers.Store.
-type containerStore struct{ client containersapi.ContainersClient }
+type containerStore struct {
+	client containersapi.ContainersClient
+}
 
 var _ containers.Store = containerStore{}
 
