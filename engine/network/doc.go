@@ -1,2 +1,35 @@
-// Package network gives containers their networks.
+// Package network gives containers their networks: bridges, addresses, published
+// ports, and the files that name them. It is the only owner of what it makes in
+// the kernel and speaks to it by netlink alone; no program is executed.
+//
+// All of it happens in the network namespace the process runs in.
+//
+// # Life of a container's network
+//
+//	Allocate   addresses and host ports are reserved and recorded; the contents
+//	           of /etc/hosts and /etc/resolv.conf are known
+//	Connect    the veth pair, addresses and routes are made in the namespace of
+//	           the created process; the firewall publishes the ports
+//	Release    all of it is given back
+//
+// # Crash story
+//
+// What outlives the process is recorded before it is made, one file per container
+// in StateDir/sandboxes. Network definitions, in StateDir/networks, are synced to
+// disk before a user hears of them. Sandbox files are not synced: a machine that
+// lost power has lost the kernel objects, too. At start-up Open builds the
+// firewall from the records in one transaction, so the ports of containers that
+// kept running stay published throughout, and Restore frees what belongs to
+// containers that did not. A file whose name ends in ".gone" is of something that
+// is being removed; Open finishes that.
+//
+// # What differs from Docker
+//
+// Networks of driver bridge with IPv4 are supported, and the predefined networks
+// bridge, host and none. There is no embedded DNS server yet: containers on a
+// user-defined network reach each other by address and use the host's name
+// servers, as on the default bridge. The hardware address of an endpoint follows
+// from its IP address unless one is asked for. Bridges of user-defined networks
+// are made when the network is created and, after a restart, when a container
+// first needs them.
 package network

@@ -13,16 +13,19 @@ import (
 
 // Docker's texts.
 var (
-	errInUse      = fmt.Errorf("Address already in use%w", quiet{errdefs.ErrAlreadyExists})
-	errExhausted  = fmt.Errorf("no available addresses on this pool%w", quiet{errdefs.ErrResourceExhausted})
-	errOutOfRange = fmt.Errorf("requested address is out of range%w", quiet{errdefs.ErrInvalidArgument})
+	errInUse      = &poolError{"Address already in use", errdefs.ErrAlreadyExists}
+	errExhausted  = &poolError{"no available addresses on this pool", errdefs.ErrResourceExhausted}
+	errOutOfRange = &poolError{"requested address is out of range", errdefs.ErrInvalidArgument}
 )
 
-// quiet gives an error a class without text.
-type quiet struct{ class error }
+// poolError is an exact text with a class.
+type poolError struct {
+	text  string
+	class error
+}
 
-func (quiet) Error() string   { return "" }
-func (q quiet) Unwrap() error { return q.class }
+func (e *poolError) Error() string { return e.text }
+func (e *poolError) Unwrap() error { return e.class }
 
 // Pool is the set of addresses of one subnet. Addresses are handed out lowest
 // first, so that a container started after another one stopped has its address,

@@ -1,0 +1,545 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"lighter/engine/network/bridge"
+	"lighter/engine/network/etc"
+	"lighter/engine/network/portmap"
+	"lighter/internal/cleanup"
+)
+
+// Request is what a container asks of the network. The Manager does not change
+// it and keeps no reference to its maps.
+type Request struct {
+	ContainerID string
+	Name        string // without the leading slash
+	Hostname    string
+	DomainName  string
+	// Mode is default, bridge, host, none, a network's name or ID, or
+	// container:ID, which allocates nothing: such a container uses the network
+	// namespace and files of the other one. "" means default.
+	Mode container.NetworkMode
+	// Endpoints are the networks to join by name or ID. The network of Mode is
+	// joined with or without an entry here.
+	Endpoints    map[string]*network.EndpointSettings
+	ExposedPorts network.PortSet
+	PortBindings network.PortMap
+	PublishAll   bool         // publish ExposedPorts on ephemeral host ports
+	DNS          []netip.Addr // nil means the daemon's or the host's, as the two below
+	DNSSearch    []string
+	DNSOptions   []string
+	ExtraHosts   []string // "name:address"; the address may be "host-gateway"
+	// MacAddress is for the endpoint of Mode, unless its settings have one.
+	MacAddress network.HardwareAddr
+}
+
+// Allocation is what a container got. It is a copy, the caller's to keep.
+type Allocation struct {
+	SandboxID string
+	// SandboxKey is a path that opens the network namespace once connected; ""
+	// if Config.SandboxDir is.
+	SandboxKey string
+	// Endpoints by network name, complete as inspect shows them.
+	Endpoints map[string]*network.EndpointSettings
+	// Ports as inspect shows them: one entry per address family; nil slices for
+	// ports that are exposed and not published.
+	Ports network.PortMap
+	// Hosts and ResolvConf are the contents of /etc/hosts and /etc/resolv.conf.
+	Hosts, ResolvConf []byte
+	Warnings          []string
+}
+
+// Docker's texts for what does not go together.
+var (
+	errHostNetwork = invalid("container cannot be disconnected from host network or connected to host network")
+	errNoNetwork   = invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	errShared      = invalid("container sharing network namespace with another container or host cannot be connected to any other network")
+	errDefaultIP   = invalid("user specified IP address is supported on user defined networks only")
+	errNoSubnetIP  = invalid("user specified IP address is supported only when connecting to networks with user configured subnets")
+	errAlias       = invalid("network-scoped alias is supported only for containers in user defined networks")
+)
+
+// Allocate reserves the addresses and host ports of a container that is about to
+// start, and records them. Release undoes it.
+//
+// Errors: NotFound for a network; Conflict if the container has an allocation;
+// InvalidArgument for what does not go together; those of Docker's texts for
+// ports that are taken, without a class. After an error nothing is reserved.
+func (m *Manager) Allocate(ctx context.Context, req Request) (_ *Allocation, err error) {
+	if req.ContainerID == "" {
+		return nil, invalid("container ID is empty")
+	}
+	if req.Mode.IsContainer() {
+		if len(req.Endpoints) > 0 {
+			return nil, errShared
+		}
+		return &Allocation{Endpoints: map[string]*network.EndpointSettings{}, Ports: network.PortMap{}}, nil
+	}
+	defer m.containers.lock(req.ContainerID)()
+
+	undo := &cleanup.Stack{}
+	defer undo.Run()
+	sb, err := m.reserve(req)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add(func() error { m.unreserve(req.ContainerID); return nil })
+
+	alloc, err := m.files(sb.rec)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.bindPorts(ctx, sb); err != nil {
+		return nil, err
+	}
+	undo.Add(func() error { return portmap.CloseAll(sb.sockets) })
+	if err := m.store.putSandbox(sb.rec); err != nil {
+		return nil, fmt.Errorf("record network of container: %w", err)
+	}
+	undo.Release()
+	m.fill(alloc, sb.rec)
+	return alloc, nil
+}
+
+// reserve makes the sandbox of req with its addresses.
+func (m *Manager) reserve(req Request) (*sandbox, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sandboxes[req.ContainerID] != nil {
+		return nil, conflict("container %s has a network already: release it first", req.ContainerID)
+	}
+	wanted, err := m.wantedLocked(&req)
+	if err != nil {
+		return nil, err
+	}
+	rec := &sandboxRecord{SandboxID: newID(), Request: req}
+	for _, w := range wanted {
+		ep, err := m.endpointLocked(rec, w.n, w.settings)
+		if err != nil {
+			m.freeLocked(rec)
+			return nil, err
+		}
+		rec.Endpoints = append(rec.Endpoints, ep)
+	}
+	sb := &sandbox{rec: rec}
+	m.sandboxes[req.ContainerID] = sb
+	return sb, nil
+}
+
+// unreserve frees the addresses of a container and forgets it.
+func (m *Manager) unreserve(containerID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sb := m.sandboxes[containerID]; sb != nil {
+		m.freeLocked(sb.rec)
+		delete(m.sandboxes, containerID)
+	}
+}
+
+func (m *Manager) freeLocked(rec *sandboxRecord) {
+	for _, ep := range rec.Endpoints {
+		m.freeEndpointLocked(ep)
+	}
+}
+
+func (m *Manager) freeEndpointLocked(ep *endpointRecord) {
+	if n := m.networks[ep.NetworkID]; n != nil && n.pool != nil && ep.Addr.IsValid() {
+		n.pool.Release(ep.Addr.Addr())
+	}
+}
+
+// want is a network to join.
+type want struct {
+	n        *netw
+	settings *network.EndpointSettings // a copy, never nil
+}
+
+// wantedLocked resolves the networks of req, the one that becomes eth0 first, and
+// keeps in req only what the sandbox has use for later.
+func (m *Manager) wantedLocked(req *Request) ([]want, error) {
+	mode := string(req.Mode)
+	if mode == "" || mode == network.NetworkDefault {
+		mode = network.NetworkBridge
+	}
+	if mode == network.NetworkBridge && m.cfg.Bridge == disabledBridge {
+		mode = network.NetworkNone
+	}
+	own, err := m.findLocked(mode)
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]want{own.Network.ID: {own, &network.EndpointSettings{}}}
+	for ref, settings := range req.Endpoints {
+		if ref == network.NetworkDefault || ref == network.NetworkBridge {
+			ref = mode
+			if own.pool != nil {
+				ref = network.NetworkBridge
+			}
+		}
+		n, err := m.findLocked(ref)
+		if err != nil {
+			return nil, err
+		}
+		s := settings.Copy()
+		if s == nil {
+			s = &network.EndpointSettings{}
+		}
+		byID[n.Network.ID] = want{n, s}
+	}
+	if len(byID) > 1 {
+		for _, w := range byID {
+			switch w.n.Network.Driver {
+			case "host":
+				return nil, errHostNetwork
+			case "null":
+				return nil, errNoNetwork
+			}
+		}
+	}
+	if w := byID[own.Network.ID]; len(w.settings.MacAddress) == 0 {
+		w.settings.MacAddress = req.MacAddress
+	}
+	req.Endpoints = nil // kept with the endpoints
+	return slices.SortedFunc(maps.Values(byID), func(a, b want) int {
+		return compareGateways(a.n, a.settings, b.n, b.settings)
+	}), nil
+}
+
+// compareGateways sorts by preference as the default gateway: the highest
+// priority, then by name; networks that lead nowhere last.
+func compareGateways(a *netw, sa *network.EndpointSettings, b *netw, sb *network.EndpointSettings) int {
+	if c := boolInt(a.Network.Internal) - boolInt(b.Network.Internal); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(sb.GwPriority, sa.GwPriority); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Network.Name, b.Network.Name)
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// endpointLocked reserves an endpoint of n for the sandbox.
+func (m *Manager) endpointLocked(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (*endpointRecord, error) {
+	ep := &endpointRecord{NetworkID: n.Network.ID, EndpointID: newID(), Settings: s}
+	userDefined := n.pool != nil && n.Network.Name != network.NetworkBridge
+	ipam := s.IPAMConfig
+	if ipam == nil {
+		ipam = &network.EndpointIPAMConfig{}
+	}
+	switch {
+	case !userDefined && (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()):
+		return nil, errDefaultIP
+	case !userDefined && len(s.Aliases) > 0:
+		return nil, errAlias
+	case ipam.IPv6Address.IsValid():
+		return nil, errIPv6
+	case len(ipam.LinkLocalIPs) > 0:
+		return nil, notImplemented("link-local addresses of endpoints are not supported")
+	case ipam.IPv4Address.IsValid() && !n.UserSubnet:
+		return nil, errNoSubnetIP
+	case ipam.IPv4Address.IsValid() && !n.Addr.Contains(ipam.IPv4Address):
+		return nil, invalid("no configured subnet contains IP address %s", ipam.IPv4Address)
+	}
+	if n.pool == nil {
+		return ep, nil
+	}
+	var err error
+	if ep.IfName, err = interfaceName(rec, n, s); err != nil {
+		return nil, err
+	}
+	addr := ipam.IPv4Address
+	if addr.IsValid() {
+		err = n.pool.Reserve(addr)
+	} else {
+		addr, err = n.pool.Take()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("allocate address on network %s: %w", n.Network.Name, err)
+	}
+	ep.Addr = netip.PrefixFrom(addr, n.Addr.Bits())
+	if !n.Network.Internal {
+		ep.Gateway = n.gateway()
+	}
+	ep.Link = "veth" + ep.EndpointID[:maxNameBytes-len("veth")]
+	switch len(s.MacAddress) {
+	case 0:
+		ep.MAC = network.HardwareAddr(bridge.MAC(addr))
+	case 6:
+		if s.MacAddress[0]&1 != 0 {
+			return nil, invalid("invalid MAC address: %s is a multicast address", s.MacAddress)
+		}
+		ep.MAC = s.MacAddress
+	default:
+		return nil, invalid("invalid MAC address: %s", s.MacAddress)
+	}
+	return ep, nil
+}
+
+// interfaceName chooses the name of an endpoint's link in the container.
+func interfaceName(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (string, error) {
+	taken := func(name string) bool {
+		return name == "lo" || slices.ContainsFunc(rec.Endpoints, func(e *endpointRecord) bool { return e.IfName == name })
+	}
+	for key := range s.DriverOpts {
+		if key != optEndpointLink {
+			return "", notImplemented("endpoint option %s is not supported", key)
+		}
+	}
+	if name, ok := s.DriverOpts[optEndpointLink]; ok {
+		if err := checkLinkName(name); err != nil {
+			return "", err
+		}
+		if taken(name) {
+			return "", invalid("network interface name %q is used twice", name)
+		}
+		return name, nil
+	}
+	for i := 0; ; i++ {
+		if name := n.opts.ifPrefix + strconv.Itoa(i); !taken(name) {
+			return name, nil
+		}
+	}
+}
+
+// gatewayOf returns the endpoint that has the default gateway, which is the one
+// ports are published on; nil if all are internal.
+func (m *Manager) gatewayOf(rec *sandboxRecord) *endpointRecord {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.gatewayLocked(rec)
+}
+
+func (m *Manager) gatewayLocked(rec *sandboxRecord) *endpointRecord {
+	var best *endpointRecord
+	for _, ep := range rec.Endpoints {
+		if !ep.Gateway.IsValid() {
+			continue
+		}
+		if best == nil || compareGateways(m.networks[ep.NetworkID], ep.Settings, m.networks[best.NetworkID], best.Settings) < 0 {
+			best = ep
+		}
+	}
+	return best
+}
+
+// bindPorts binds the host ports that the sandbox's container publishes.
+func (m *Manager) bindPorts(ctx context.Context, sb *sandbox) error {
+	req := &sb.rec.Request
+	gw := m.gatewayOf(sb.rec)
+	if gw == nil || len(req.PortBindings) == 0 && !req.PublishAll {
+		return nil
+	}
+	n := m.network(gw.NetworkID)
+	bindIP := n.opts.bindIP
+	if n.Network.Name == network.NetworkBridge && !m.cfg.DefaultBindIP.IsUnspecified() {
+		bindIP = m.cfg.DefaultBindIP
+	}
+	wants, err := portmap.Wants(req.PortBindings, req.ExposedPorts, req.PublishAll, bindIP)
+	if err != nil || len(wants) == 0 {
+		return err
+	}
+	sockets, err := m.ports.Allocate(ctx, portmap.Owner{ID: req.ContainerID, Name: ownerName(req)}, wants)
+	if err != nil {
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", ownerName(req), gw.EndpointID, err)
+	}
+	rec := *sb.rec
+	for _, s := range sockets {
+		rec.Bindings = append(rec.Bindings, s.Binding)
+	}
+	sb.sockets = sockets
+	m.setRecord(sb, &rec)
+	return nil
+}
+
+func ownerName(req *Request) string {
+	if req.Name == "" {
+		return shortID(req.ContainerID)
+	}
+	return req.Name
+}
+
+func shortID(id string) string { return id[:min(len(id), 12)] }
+
+// setRecord replaces the record of a sandbox.
+func (m *Manager) setRecord(sb *sandbox, rec *sandboxRecord) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sb.rec = rec
+}
+
+// network returns the network of that ID, which an endpoint keeps from being
+// removed.
+func (m *Manager) network(id string) *netw {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.networks[id]
+}
+
+// fill sets what inspect shows of rec.
+func (m *Manager) fill(a *Allocation, rec *sandboxRecord) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a.SandboxID = rec.SandboxID
+	a.SandboxKey = m.sandboxKey(rec)
+	a.Ports = network.PortMap{}
+	if m.gatewayLocked(rec) != nil {
+		a.Ports = portmap.Map(rec.Bindings, rec.Request.ExposedPorts)
+	}
+	a.Endpoints = make(map[string]*network.EndpointSettings, len(rec.Endpoints))
+	for _, ep := range rec.Endpoints {
+		n := m.networks[ep.NetworkID]
+		s := ep.Settings.Copy()
+		s.NetworkID, s.EndpointID = ep.NetworkID, ep.EndpointID
+		if n.pool != nil {
+			s.Gateway, s.IPAddress, s.IPPrefixLen = ep.Gateway, ep.Addr.Addr(), ep.Addr.Bits()
+			s.MacAddress = slices.Clone(ep.MAC)
+			if n.Network.Name != network.NetworkBridge {
+				s.DNSNames = dnsNames(&rec.Request, s.Aliases)
+			}
+		}
+		a.Endpoints[n.Network.Name] = s
+	}
+}
+
+// dnsNames are the names that a container has on a user-defined network.
+func dnsNames(req *Request, aliases []string) []string {
+	var names []string
+	for _, n := range slices.Concat([]string{req.Name}, aliases, []string{shortID(req.ContainerID), req.Hostname}) {
+		if n != "" && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// sandboxKey is the path of the link to the network namespace.
+func (m *Manager) sandboxKey(rec *sandboxRecord) string {
+	if m.cfg.SandboxDir == "" {
+		return ""
+	}
+	return filepath.Join(m.cfg.SandboxDir, shortID(rec.SandboxID))
+}
+
+// maxHostsBytes bounds what is copied of the host's /etc/hosts.
+const maxHostsBytes = 1 << 20
+
+// files generates /etc/hosts and /etc/resolv.conf.
+func (m *Manager) files(rec *sandboxRecord) (*Allocation, error) {
+	a := &Allocation{}
+	req := &rec.Request
+	host := m.network(rec.Endpoints[0].NetworkID).Network.Driver == "host"
+	if host && len(req.PortBindings) > 0 {
+		a.Warnings = append(a.Warnings, "Published ports are discarded when using host network mode")
+	}
+	var err error
+	if host && len(req.ExtraHosts) == 0 {
+		if a.Hosts, err = readBounded(m.cfg.HostsPath, maxHostsBytes); err != nil {
+			return nil, fmt.Errorf("read the host's names: %w", err)
+		}
+	} else {
+		var records []etc.Record
+		for _, x := range req.ExtraHosts {
+			r, err := etc.ParseExtra(x, m.hostGateway())
+			if err != nil {
+				return nil, err
+			}
+			records = append(records, r...)
+		}
+		if names := etc.OwnNames(req.Hostname, req.DomainName); names != nil {
+			for _, ep := range rec.Endpoints {
+				if ep.Addr.IsValid() {
+					records = append(records, etc.Record{Addr: ep.Addr.Addr(), Names: names})
+				}
+			}
+		}
+		if a.Hosts, err = etc.Hosts(records); err != nil {
+			return nil, err
+		}
+	}
+
+	r := etc.Resolver{Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions}
+	if len(r.Servers) == 0 {
+		r.Servers = m.cfg.DNS
+	}
+	if len(r.Search) == 0 {
+		r.Search = m.cfg.DNSSearch
+	}
+	if len(r.Options) == 0 {
+		r.Options = m.cfg.DNSOptions
+	}
+	path := m.cfg.ResolvConfPath
+	conf, err := readBounded(path, maxHostsBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the host's resolver configuration: %w", err)
+	}
+	if host {
+		a.ResolvConf, err = etc.HostResolvConf(conf, path, r)
+		return a, err
+	}
+	if etc.UsesSystemdStub(conf) {
+		if real, err := readBounded(etc.SystemdStub, maxHostsBytes); err == nil && real != nil {
+			path, conf = etc.SystemdStub, real
+		}
+	}
+	var usedDefault bool
+	a.ResolvConf, usedDefault, err = etc.ResolvConf(conf, path, r, false)
+	if usedDefault {
+		m.log.Debug("no usable name server on the host, using public ones", "container", req.ContainerID)
+	}
+	return a, err
+}
+
+// hostGateway is what "host-gateway" means.
+func (m *Manager) hostGateway() []netip.Addr {
+	if m.cfg.HostGatewayIPs != nil {
+		return m.cfg.HostGatewayIPs
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := m.byNameLocked(network.NetworkBridge); n != nil {
+		return []netip.Addr{n.Addr.Addr()}
+	}
+	return nil
+}
+
+// readBounded reads a file of the host, at most limit bytes of it. One that does
+// not exist is empty.
+func readBounded(path string, limit int) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, 0, 4096)
+	for len(buf) < limit {
+		buf = slices.Grow(buf, 1)
+		n, err := f.Read(buf[len(buf):min(cap(buf), limit)])
+		buf = buf[:len(buf)+n]
+		if n == 0 || err != nil {
+			break
+		}
+	}
+	return buf, nil
+}

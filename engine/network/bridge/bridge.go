@@ -1,0 +1,281 @@
+// Package bridge makes the links of bridge networks: the bridge on the host and
+// the veth pairs that join containers to it. It speaks rtnetlink and keeps no
+// state; what exists is recorded by its caller before it is made.
+//
+// A container's side of a veth pair is created directly in its network
+// namespace, so it never appears on the host, and dies with that namespace.
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Links changes links of the network namespace it was opened in. Its methods may
+// be called concurrently.
+type Links struct {
+	slow *netlink.Handle // for what is rare
+
+	mu   sync.Mutex // serialises use of fast
+	fast *socket
+}
+
+// Open returns the Links of the calling thread's network namespace.
+func Open() (*Links, error) {
+	slow, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	fast, err := openSocket()
+	if err != nil {
+		slow.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &Links{slow: slow, fast: fast}, nil
+}
+
+// Close closes the sockets and touches no link.
+func (l *Links) Close() error {
+	l.slow.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fast.Close()
+}
+
+func (l *Links) do(b *batch) ([][]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fast.do(b)
+}
+
+// Bridge describes a bridge on the host.
+type Bridge struct {
+	Name string
+	Addr netip.Prefix // the bridge's address in its subnet
+	MTU  int          // bytes
+}
+
+// Ensure creates the bridge or corrects its address and brings it up. created
+// says that it did not exist.
+//
+// Errors: Conflict if a link of that name is no bridge.
+func (l *Links) Ensure(br Bridge) (created bool, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("set up bridge %q: %w", br.Name, err)
+		}
+	}()
+	link, err := l.slow.LinkByName(br.Name)
+	var notFound netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &notFound):
+		if err := l.create(br); err != nil {
+			return false, err
+		}
+		created = true
+		if link, err = l.slow.LinkByName(br.Name); err != nil {
+			return true, err
+		}
+	case err != nil:
+		return false, err
+	case link.Type() != "bridge":
+		return false, fmt.Errorf("a link of that name is of type %s: %w", link.Type(), errdefs.ErrConflict)
+	}
+	if err := hardenBridge(br.Name); err != nil {
+		return created, err
+	}
+	if err := l.setAddress(link, br.Addr, created); err != nil {
+		return created, err
+	}
+	var b batch
+	b.link("set link up", 0, ifinfo(link.Attrs().Index, unix.IFF_UP, unix.IFF_UP))
+	_, err = l.do(&b)
+	return created, err
+}
+
+func (l *Links) create(br Bridge) error {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	var b batch
+	b.link("create link", unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifinfo(0, 0, 0),
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(br.Name)),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(br.MTU))),
+		// An address of its own: otherwise a bridge takes the lowest of its
+		// ports', and changes it under the feet of its neighbours.
+		nl.NewRtAttr(unix.IFLA_ADDRESS, MAC(br.Addr.Addr())),
+		info)
+	_, err := l.do(&b)
+	return err
+}
+
+// setAddress makes addr the only IPv4 address of link.
+func (l *Links) setAddress(link netlink.Link, addr netip.Prefix, fresh bool) error {
+	var have []netlink.Addr
+	if !fresh {
+		var err error
+		if have, err = l.slow.AddrList(link, unix.AF_INET); err != nil {
+			return err
+		}
+	}
+	found := false
+	for _, a := range have {
+		if p, ok := prefixOf(a.IPNet); ok && p == addr {
+			found = true
+			continue
+		}
+		if err := l.slow.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		}
+	}
+	if found {
+		return nil
+	}
+	var b batch
+	b.address(link.Attrs().Index, addr)
+	_, err := l.do(&b)
+	return err
+}
+
+// hardenBridge turns off IPv6 on the host's side of a network that has none: no
+// router advertisement from a container is heard (CVE-2020-13401) and no
+// link-local address is there to be reached.
+func hardenBridge(name string) error {
+	return errors.Join(
+		sysctl("net/ipv6/conf/"+name+"/accept_ra", "0"),
+		sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"))
+}
+
+// RouteLocalnet lets connections to a loopback address of the host leave through
+// the bridge, for ports published on 127.0.0.1. The firewall must drop loopback
+// addresses that arrive from any link but lo (CVE-2020-8558).
+func RouteLocalnet(name string) error {
+	return sysctl("net/ipv4/conf/"+name+"/route_localnet", "1")
+}
+
+// Forwarding reports whether the host forwards IPv4.
+func Forwarding() (bool, error) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	return len(b) > 0 && b[0] != '0', err
+}
+
+// EnableForwarding makes the host forward IPv4.
+func EnableForwarding() error { return sysctl("net/ipv4/ip_forward", "1") }
+
+// sysctl writes value unless it is there already: a read is cheaper than a
+// write, and works where /proc/sys is read-only. A kernel without the family
+// has no such file, which is fine.
+func sysctl(key, value string) error {
+	path := filepath.Join("/proc/sys", key)
+	have, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && string(have) == value+"\n" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(value)
+	return err
+}
+
+// Find returns the first IPv4 address of the bridge name. ok is false if there is
+// no such link; the Prefix is the zero value if it has no address.
+func (l *Links) Find(name string) (addr netip.Prefix, ok bool, err error) {
+	link, err := l.slow.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return netip.Prefix{}, false, nil
+	}
+	if err != nil {
+		return netip.Prefix{}, false, fmt.Errorf("find link %q: %w", name, err)
+	}
+	addrs, err := l.slow.AddrList(link, unix.AF_INET)
+	if err != nil {
+		return netip.Prefix{}, true, fmt.Errorf("list addresses of %q: %w", name, err)
+	}
+	for _, a := range addrs {
+		if p, ok := prefixOf(a.IPNet); ok {
+			return p, true, nil
+		}
+	}
+	return netip.Prefix{}, true, nil
+}
+
+// Subnets returns the IPv4 destinations that the host has routes to, without
+// default routes and those through the links named in except.
+func (l *Links) Subnets(except ...string) ([]netip.Prefix, error) {
+	skip := make(map[int]bool)
+	for _, name := range except {
+		if link, err := l.slow.LinkByName(name); err == nil {
+			skip[link.Attrs().Index] = true
+		}
+	}
+	routes, err := l.slow.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var subnets []netip.Prefix
+	for _, r := range routes {
+		if p, ok := prefixOf(r.Dst); ok && p.Bits() > 0 && !skip[r.LinkIndex] {
+			subnets = append(subnets, p.Masked())
+		}
+	}
+	return subnets, nil
+}
+
+// Remove deletes the bridge name unless it has ports. removed is false if it has
+// or does not exist.
+func (l *Links) Remove(name string) (removed bool, err error) {
+	link, err := l.slow.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove bridge %q: %w", name, err)
+	}
+	all, err := l.slow.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("remove bridge %q: %w", name, err)
+	}
+	if slices.ContainsFunc(all, func(p netlink.Link) bool { return p.Attrs().MasterIndex == link.Attrs().Index }) {
+		return false, nil
+	}
+	if err := l.slow.LinkDel(link); err != nil {
+		return false, fmt.Errorf("remove bridge %q: %w", name, err)
+	}
+	return true, nil
+}
+
+// MAC returns the hardware address that goes with an IP address: 02:42 and an
+// IPv4 address, or the end of an IPv6 one. It is unique within a subnet, and
+// whoever takes over an address takes over the neighbours' cached entry with it.
+func MAC(ip netip.Addr) net.HardwareAddr {
+	b := ip.AsSlice()
+	return append(net.HardwareAddr{0x02, 0x42}, b[len(b)-4:]...)
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), bits), ok
+}

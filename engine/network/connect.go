@@ -1,0 +1,273 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+
+	"lighter/engine/network/bridge"
+	"lighter/engine/network/firewall"
+	"lighter/engine/network/portmap"
+	"lighter/internal/cleanup"
+)
+
+// Connect makes the links of an allocated container in the network namespace of
+// pid, which is its created process or any other in the namespace and must not
+// exit before Connect returns. It takes about two milliseconds.
+//
+// After an error the container's links are gone and its allocation stays.
+func (m *Manager) Connect(ctx context.Context, containerID string, pid int) (err error) {
+	defer m.containers.lock(containerID)()
+	sb := m.sandbox(containerID)
+	if sb == nil {
+		return fmt.Errorf("connect container %q: it has no allocation: %w", containerID, errdefs.ErrNotFound)
+	}
+	if sb.connected {
+		return nil
+	}
+	ns, err := openNamespace(pid)
+	if err != nil {
+		return fmt.Errorf("connect container %q: %w", containerID, err)
+	}
+	defer ns.Close()
+	if err := m.connect(ctx, sb, ns); err != nil {
+		return fmt.Errorf("connect container %q: %w", containerID, err)
+	}
+	if key := m.sandboxKey(sb.rec); key != "" {
+		if err := linkNamespace(key, pid); err != nil {
+			m.log.Warn("link network namespace", "container", containerID, "err", err)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
+	if m.network(sb.rec.Endpoints[0].NetworkID).Network.Driver == "host" {
+		sb.connected = true
+		return nil
+	}
+	undo := &cleanup.Stack{}
+	defer undo.Run()
+	gw := m.gatewayOf(sb.rec)
+	attached := false
+	for _, ep := range sb.rec.Endpoints {
+		if ep.Link == "" {
+			continue
+		}
+		if err := m.attach(ns, sb, ep, ep == gw); err != nil {
+			return err
+		}
+		undo.Add(func() error { return m.links.Detach(ep.Link) })
+		attached = true
+	}
+	if !attached {
+		if err := bridge.Loopback(ns); err != nil {
+			return err
+		}
+	}
+	if err := m.publish(ctx, sb); err != nil {
+		return err
+	}
+	undo.Release()
+	sb.connected = true
+	return nil
+}
+
+// attach makes the link of one endpoint.
+func (m *Manager) attach(ns *os.File, sb *sandbox, ep *endpointRecord, gateway bool) error {
+	n := m.network(ep.NetworkID)
+	e := bridge.Endpoint{
+		HostName: ep.Link,
+		Name:     ep.IfName,
+		Bridge:   n.Bridge,
+		MAC:      net.HardwareAddr(ep.MAC),
+		MTU:      n.opts.mtu,
+		Addrs:    []netip.Prefix{ep.Addr},
+		// With br_netfilter a container that uses its own published port gets its
+		// frames back through the port they came from.
+		Hairpin:  len(sb.rec.Bindings) > 0,
+		Isolated: !n.opts.icc,
+	}
+	if gateway {
+		e.Gateways = []netip.Addr{ep.Gateway}
+	}
+	err := m.links.Attach(ns, e)
+	if !errors.Is(err, bridge.ErrNoBridge) {
+		return err
+	}
+	if err := m.repairBridge(n); err != nil {
+		return err
+	}
+	return m.links.Attach(ns, e)
+}
+
+// publish sends the traffic of the sandbox's host ports to its gateway endpoint,
+// wherever it went before.
+func (m *Manager) publish(ctx context.Context, sb *sandbox) error {
+	gw := m.gatewayOf(sb.rec)
+	if gw == nil || len(sb.sockets) == 0 {
+		return m.unpublish(ctx, sb)
+	}
+	want := m.firewallPorts(sb.rec)
+	if m.table != nil && !slices.Equal(want, sb.published) {
+		if err := bridge.RouteLocalnet(m.network(gw.NetworkID).Bridge); err != nil {
+			return fmt.Errorf("allow published ports on loopback addresses: %w", err)
+		}
+		if err := m.unpublish(ctx, sb); err != nil {
+			return err
+		}
+		sb.published = want
+		if err := m.table.Publish(ctx, want...); err != nil {
+			return err
+		}
+		if err := firewall.ForgetUDP(want, netip.Addr{}); err != nil {
+			m.log.Warn("old UDP flows may not reach the container", "container", sb.rec.Request.ContainerID, "err", err)
+		}
+	}
+	for _, s := range sb.sockets {
+		s.Serve(gw.Addr.Addr())
+	}
+	return nil
+}
+
+// unpublish takes the sandbox's ports out of the firewall.
+func (m *Manager) unpublish(ctx context.Context, sb *sandbox) error {
+	if m.table == nil || len(sb.published) == 0 {
+		return nil
+	}
+	if err := m.table.Unpublish(ctx, sb.published...); err != nil {
+		return err
+	}
+	if err := firewall.ForgetUDP(sb.published, sb.published[0].Addr); err != nil {
+		m.log.Warn("UDP flows to a container that is gone may linger", "container", sb.rec.Request.ContainerID, "err", err)
+	}
+	sb.published = nil
+	return nil
+}
+
+// firewallPorts returns what of rec the firewall translates.
+func (m *Manager) firewallPorts(rec *sandboxRecord) []firewall.Port {
+	gw := m.gatewayOf(rec)
+	if gw == nil {
+		return nil
+	}
+	var ports []firewall.Port
+	for _, b := range rec.Bindings {
+		if !b.Forward {
+			ports = append(ports, firewall.Port{
+				Proto: protocol(b.Proto), HostIP: b.HostIP, HostPort: b.HostPort, Addr: gw.Addr.Addr(), Port: b.Port})
+		}
+	}
+	return ports
+}
+
+func protocol(p network.IPProtocol) uint8 {
+	switch p {
+	case network.UDP:
+		return unix.IPPROTO_UDP
+	case network.SCTP:
+		return unix.IPPROTO_SCTP
+	}
+	return unix.IPPROTO_TCP
+}
+
+// Release returns all that Allocate and Connect took. The addresses and ports are
+// free when it returns; the links are cut off, and deleted in the background
+// unless the network namespace went first. It is idempotent, and a container
+// that has nothing is no error.
+func (m *Manager) Release(ctx context.Context, containerID string) error {
+	defer m.containers.lock(containerID)()
+	sb := m.sandbox(containerID)
+	if sb == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx) // half a release helps nobody
+	errs := []error{portmap.CloseAll(sb.sockets), m.unpublish(ctx, sb)}
+	sb.sockets = nil
+	if sb.connected {
+		errs = append(errs, m.links.Disable(linksOf(sb.rec.Endpoints)...))
+	}
+	path := m.store.sandboxPath(sb.rec.SandboxID)
+	errs = append(errs, m.store.retire(path), m.unlinkNamespace(sb.rec))
+	m.unreserve(containerID)
+	m.reap(path, linksOf(sb.rec.Endpoints))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("release network of container %q: %w", containerID, err)
+	}
+	return nil
+}
+
+func linksOf(eps []*endpointRecord) []string {
+	var links []string
+	for _, ep := range eps {
+		if ep.Link != "" {
+			links = append(links, ep.Link)
+		}
+	}
+	return links
+}
+
+// reap deletes links and then the retired record that tells of them; "" means
+// none. Close waits for it.
+func (m *Manager) reap(record string, links []string) {
+	m.reaper.Go(func() {
+		for _, l := range links {
+			if err := m.links.Detach(l); err != nil {
+				m.log.Warn("delete link", "link", l, "err", err)
+				return // the record stays for the next start
+			}
+		}
+		if record == "" {
+			return
+		}
+		if err := m.store.forget(record); err != nil {
+			m.log.Warn("delete network record", "err", err)
+		}
+	})
+}
+
+func (m *Manager) sandbox(containerID string) *sandbox {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sandboxes[containerID]
+}
+
+// openNamespace opens the network namespace of pid.
+func openNamespace(pid int) (*os.File, error) {
+	if pid <= 0 {
+		return nil, invalid("process ID %d is not valid", pid)
+	}
+	return os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+}
+
+// linkNamespace makes path lead to the network namespace of pid. It is a symbolic
+// link, not a mount: nothing holds the namespace, and nothing is left to unmount.
+func linkNamespace(path string, pid int) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(fmt.Sprintf("/proc/%d/ns/net", pid), path)
+}
+
+func (m *Manager) unlinkNamespace(rec *sandboxRecord) error {
+	key := m.sandboxKey(rec)
+	if key == "" {
+		return nil
+	}
+	if err := os.Remove(key); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

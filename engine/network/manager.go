@@ -1,0 +1,562 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+
+	"lighter/engine/network/bridge"
+	"lighter/engine/network/firewall"
+	"lighter/engine/network/ipam"
+	"lighter/engine/network/portmap"
+	"lighter/internal/cleanup"
+)
+
+// Manager owns the networks of one daemon. Its methods may be called
+// concurrently; those for the same container wait for each other.
+type Manager struct {
+	cfg   Config
+	log   *slog.Logger
+	store *store
+	links *bridge.Links
+	ports *portmap.Allocator
+	table *firewall.Table // nil without a firewall
+
+	containers keyLocks       // serialises the operations of one container
+	reaper     sync.WaitGroup // removal of links, see reap
+
+	// repairMu serialises making bridges and changing the firewall's policy.
+	// Locked before mu.
+	repairMu sync.Mutex
+
+	mu        sync.Mutex // guards the fields below
+	networks  map[string]*netw
+	sandboxes map[string]*sandbox // by container ID
+	closed    bool
+}
+
+// netw is a network. What is not guarded by Manager.mu never changes.
+type netw struct {
+	networkRecord
+	pool *ipam.Pool // guarded by Manager.mu; nil for host and none
+	opts options
+}
+
+// sandbox is a container's part of the network. Its fields are guarded by the
+// container's lock, except where written otherwise.
+type sandbox struct {
+	rec       *sandboxRecord // replaced, never changed, under Manager.mu
+	sockets   []*portmap.Socket
+	published []firewall.Port // as the firewall has them
+	connected bool            // links were made
+}
+
+// Open reads the records in cfg.StateDir, creates or repairs the default bridge
+// and builds the firewall, also for the containers of an earlier process; call
+// Restore next. With no container and no user-defined network it takes a few
+// milliseconds.
+//
+// Errors: InvalidArgument for a bad cfg; FailedPrecondition if the default
+// bridge's subnet overlaps a route of the host or no free one is left.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	st, err := openStore(cfg.StateDir, log)
+	if err != nil {
+		return nil, err
+	}
+	links, err := bridge.Open()
+	if err != nil {
+		return nil, err
+	}
+	undo := cleanup.Make(links.Close)
+	defer undo.Run()
+	m := &Manager{
+		cfg:       cfg,
+		log:       log,
+		store:     st,
+		links:     links,
+		ports:     portmap.New(portmap.Config{Firewall: cfg.Firewall, Forward: cfg.UserlandProxy || !cfg.Firewall}),
+		networks:  make(map[string]*netw),
+		sandboxes: make(map[string]*sandbox),
+	}
+	if err := m.loadNetworks(); err != nil {
+		return nil, err
+	}
+	if err := m.ensurePredefined(); err != nil {
+		return nil, err
+	}
+	if err := m.loadSandboxes(); err != nil {
+		return nil, err
+	}
+	if cfg.Firewall {
+		m.table = firewall.New(tableName(cfg))
+		undo.Add(m.table.Close)
+	}
+	if err := m.enableForwarding(); err != nil {
+		return nil, err
+	}
+	if err := m.openFirewall(ctx); err != nil {
+		return nil, err
+	}
+	undo.Release()
+	return m, nil
+}
+
+// tableName tells two daemons in one network namespace apart, also if they share
+// a bridge.
+func tableName(cfg Config) string {
+	sum := sha256.Sum256([]byte(cfg.StateDir))
+	return "lighter-" + cfg.Bridge + "-" + hex.EncodeToString(sum[:4])
+}
+
+func (m *Manager) loadNetworks() error {
+	live, gone, err := load(m.store, "networks", func(r *networkRecord) int { return r.Version })
+	if err != nil {
+		return err
+	}
+	for _, r := range gone {
+		if r.Made {
+			if _, err := m.links.Remove(r.Bridge); err != nil {
+				m.log.Warn("remove bridge of deleted network", "network", r.Network.Name, "err", err)
+				continue
+			}
+		}
+		if err := m.store.forget(m.store.networkPath(r.Network.ID)); err != nil {
+			return err
+		}
+	}
+	for _, r := range live {
+		n, err := newNetwork(r)
+		if err != nil {
+			return fmt.Errorf("load network %q: %w", r.Network.Name, err)
+		}
+		m.networks[r.Network.ID] = n
+	}
+	return nil
+}
+
+// newNetwork returns the network of a record.
+func newNetwork(r *networkRecord) (*netw, error) {
+	n := &netw{networkRecord: *r}
+	if r.Bridge == "" {
+		return n, nil
+	}
+	var err error
+	if n.opts, err = parseOptions(r.Network.Options); err != nil {
+		return nil, err
+	}
+	cfg := r.Network.IPAM.Config[0]
+	if n.pool, err = ipam.NewPool(r.Addr, cfg.IPRange); err != nil {
+		return nil, err
+	}
+	reserved := []netip.Addr{r.Addr.Addr(), cfg.Gateway}
+	reserved = append(reserved, slices.Collect(maps.Values(cfg.AuxAddress))...)
+	slices.SortFunc(reserved, netip.Addr.Compare)
+	for _, a := range slices.Compact(reserved) {
+		if !a.IsValid() {
+			continue
+		}
+		if err := n.pool.Reserve(a); err != nil {
+			return nil, fmt.Errorf("reserve %s: %w", a, err)
+		}
+	}
+	return n, nil
+}
+
+// ensurePredefined makes the records of host, none and bridge, and the default
+// bridge itself.
+func (m *Manager) ensurePredefined() error {
+	for name, driver := range map[string]string{network.NetworkHost: "host", network.NetworkNone: "null"} {
+		if m.byNameLocked(name) != nil {
+			continue
+		}
+		n, err := newNetwork(&networkRecord{Network: network.Network{
+			Name: name, ID: newID(), Created: time.Now().UTC(), Scope: "local", Driver: driver, EnableIPv4: true,
+			IPAM:    network.IPAM{Driver: "default"},
+			Options: map[string]string{}, Labels: map[string]string{},
+		}})
+		if err != nil {
+			return err
+		}
+		if err := m.store.putNetwork(&n.networkRecord); err != nil {
+			return err
+		}
+		m.networks[n.Network.ID] = n
+	}
+	if m.cfg.Bridge == disabledBridge {
+		if n := m.byNameLocked(network.NetworkBridge); n != nil {
+			delete(m.networks, n.Network.ID)
+			return os.Remove(m.store.networkPath(n.Network.ID))
+		}
+		return nil
+	}
+	if err := m.ensureDefaultBridge(); err != nil {
+		return fmt.Errorf("create default %q network: %w", network.NetworkBridge, err)
+	}
+	return nil
+}
+
+func (m *Manager) ensureDefaultBridge() error {
+	old := m.byNameLocked(network.NetworkBridge)
+	have, exists, err := m.links.Find(m.cfg.Bridge)
+	if err != nil {
+		return err
+	}
+	own := m.cfg.Bridge == defaultBridge
+	if !own && !exists {
+		return invalid("bridge %q does not exist: create it or leave the default", m.cfg.Bridge)
+	}
+	addr, err := m.defaultSubnet(old, have)
+	if err != nil {
+		return err
+	}
+	r := &networkRecord{
+		Network: network.Network{
+			Name: network.NetworkBridge, ID: newID(), Created: time.Now().UTC(), Scope: "local", Driver: "bridge", EnableIPv4: true,
+			IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{{
+				Subnet: addr.Masked(), Gateway: addr.Addr(), IPRange: m.cfg.FixedCIDR}}},
+			Options: defaultBridgeOptions(m.cfg),
+			Labels:  map[string]string{},
+		},
+		Bridge: m.cfg.Bridge,
+		Addr:   addr,
+		Made:   own && !exists,
+	}
+	if gw := m.cfg.DefaultGateway; gw.IsValid() {
+		if !addr.Contains(gw) {
+			return invalid("default gateway %s is not within subnet %s", gw, addr.Masked())
+		}
+		r.Network.IPAM.Config[0].AuxAddress = map[string]netip.Addr{auxDefaultGateway: gw}
+	}
+	if old != nil {
+		r.Network.ID, r.Network.Created = old.Network.ID, old.Network.Created
+		r.Made = own && (old.Made && old.Bridge == r.Bridge || !exists)
+	}
+	n, err := newNetwork(r)
+	if err != nil {
+		return err
+	}
+	if old == nil || !equalRecords(&old.networkRecord, r) {
+		if err := m.store.putNetwork(&n.networkRecord); err != nil {
+			return err
+		}
+	}
+	m.networks[r.Network.ID] = n
+	return m.ensureBridge(n)
+}
+
+// auxDefaultGateway is how Docker shows --default-gateway in a network's IPAM.
+const auxDefaultGateway = "DefaultGatewayIPv4"
+
+// gateway is the default gateway of containers on n.
+func (n *netw) gateway() netip.Addr {
+	cfg := n.Network.IPAM.Config[0]
+	if gw, ok := cfg.AuxAddress[auxDefaultGateway]; ok {
+		return gw
+	}
+	return cfg.Gateway
+}
+
+// defaultSubnet chooses the default bridge's address: the one configured, the one
+// the link has, the one it had, or a free one.
+func (m *Manager) defaultSubnet(old *netw, have netip.Prefix) (netip.Prefix, error) {
+	if m.cfg.BIP.IsValid() {
+		if m.cfg.Bridge != defaultBridge {
+			return netip.Prefix{}, invalid("You specified -b & --bip, mutually exclusive options. Please specify only one.")
+		}
+		return m.cfg.BIP, nil
+	}
+	if have.IsValid() {
+		return have, nil
+	}
+	if m.cfg.Bridge != defaultBridge {
+		return netip.Prefix{}, invalid("bridge %q has no IPv4 address", m.cfg.Bridge)
+	}
+	taken, err := m.takenSubnets(m.snapshot(), network.NetworkBridge)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if old != nil && old.Addr.IsValid() && !slices.ContainsFunc(taken, old.Addr.Overlaps) {
+		return old.Addr, nil
+	}
+	if m.cfg.FixedCIDR.IsValid() && !slices.ContainsFunc(taken, m.cfg.FixedCIDR.Overlaps) {
+		sub := m.cfg.FixedCIDR.Masked()
+		return netip.PrefixFrom(sub.Addr().Next(), sub.Bits()), nil
+	}
+	sub, err := ipam.Choose(m.cfg.DefaultAddressPools, taken)
+	if err != nil {
+		return netip.Prefix{}, conflict("%v", err)
+	}
+	return netip.PrefixFrom(sub.Addr().Next(), sub.Bits()), nil
+}
+
+// takenSubnets returns the subnets that a new network must not overlap: those of
+// networks, without the one called except, and those that the host has routes to.
+func (m *Manager) takenSubnets(networks []*netw, except string) ([]netip.Prefix, error) {
+	var taken []netip.Prefix
+	var bridges []string
+	for _, n := range networks {
+		if n.Bridge != "" {
+			bridges = append(bridges, n.Bridge)
+			if n.Network.Name != except {
+				taken = append(taken, n.Addr.Masked())
+			}
+		}
+	}
+	routes, err := m.links.Subnets(bridges...)
+	if err != nil {
+		return nil, err
+	}
+	return append(taken, routes...), nil
+}
+
+// snapshot returns the networks in no order.
+func (m *Manager) snapshot() []*netw {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.networks))
+}
+
+// ensureBridge makes the link of n, or corrects it.
+func (m *Manager) ensureBridge(n *netw) error {
+	if !n.Made && n.Bridge != defaultBridge && n.Network.Name == network.NetworkBridge {
+		return nil // the user's, as it is
+	}
+	created, err := m.links.Ensure(bridge.Bridge{Name: n.Bridge, Addr: n.Addr, MTU: n.opts.mtu})
+	if created {
+		m.log.Debug("created bridge", "network", n.Network.Name, "link", n.Bridge, "subnet", n.Addr.Masked().String())
+	}
+	return err
+}
+
+// repairBridge makes the link of n again, which somebody deleted, or which was
+// not needed since the process started.
+func (m *Manager) repairBridge(n *netw) error {
+	m.repairMu.Lock()
+	defer m.repairMu.Unlock()
+	return m.ensureBridge(n)
+}
+
+func (m *Manager) enableForwarding() error {
+	if !m.cfg.IPForward || m.cfg.Bridge == disabledBridge {
+		return nil
+	}
+	on, err := bridge.Forwarding()
+	if err != nil {
+		return fmt.Errorf("read IP forwarding: %w", err)
+	}
+	if on {
+		return nil
+	}
+	// The record first: a crash in between must not leave a router behind.
+	if err := m.store.setEnabledForwarding(); err != nil {
+		return err
+	}
+	if m.table != nil {
+		if err := m.applyPolicy(context.Background()); err != nil {
+			return err
+		}
+	}
+	if err := bridge.EnableForwarding(); err != nil {
+		return fmt.Errorf("enable IP forwarding: %w", err)
+	}
+	m.log.Info("enabled IP forwarding", "sysctl", "net.ipv4.ip_forward")
+	return nil
+}
+
+// openFirewall builds the table from the records, with the ports of containers
+// that an earlier process left, and warns of what it cannot overrule.
+func (m *Manager) openFirewall(ctx context.Context) error {
+	if m.table == nil {
+		return nil
+	}
+	for _, sb := range m.sandboxes {
+		sb.published = m.firewallPorts(sb.rec)
+		if err := m.table.Publish(ctx, sb.published...); err != nil {
+			return err
+		}
+	}
+	if err := m.applyPolicy(ctx); err != nil {
+		return err
+	}
+	if m.cfg.Bridge == disabledBridge {
+		return nil
+	}
+	drop, err := m.table.ForeignDrop()
+	if err != nil {
+		return fmt.Errorf("list firewall chains: %w", err)
+	}
+	if len(drop) > 0 {
+		m.log.Warn("forwarded packets are dropped by another firewall: accept those of the bridges there", "chains", strings.Join(drop, ", "))
+	}
+	return nil
+}
+
+// applyPolicy makes the firewall's chains those of the networks.
+func (m *Manager) applyPolicy(ctx context.Context) error {
+	if m.table == nil {
+		return nil
+	}
+	m.mu.Lock()
+	p := firewall.Policy{DropForward: !m.cfg.IPForwardNoDrop && m.store.enabledForwarding()}
+	for _, n := range m.networks {
+		if n.Bridge != "" {
+			p.Networks = append(p.Networks, firewall.Network{
+				Bridge: n.Bridge, Subnet: n.Addr.Masked(),
+				ICC: n.opts.icc, Masquerade: n.opts.masquerade, Internal: n.Network.Internal,
+			})
+		}
+	}
+	m.mu.Unlock()
+	return m.table.Apply(ctx, p)
+}
+
+// Reapply builds the firewall table again, after somebody flushed the ruleset. It
+// is one transaction, and does no harm when nothing is missing.
+func (m *Manager) Reapply(ctx context.Context) error {
+	if m.table == nil {
+		return nil
+	}
+	return m.table.Reapply(ctx)
+}
+
+// Ruleset returns the firewall table as text that nft(8) reads; "" without one.
+func (m *Manager) Ruleset() string {
+	if m.table == nil {
+		return ""
+	}
+	return m.table.String()
+}
+
+// Close waits for removals that are under way and releases what the process
+// holds: host ports are free for others, forwarders end. Unless keep, or if a
+// container still has a sandbox, it removes the firewall table and the bridges
+// that it made; network definitions stay. IP forwarding stays as it is.
+func (m *Manager) Close(ctx context.Context, keep bool) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	sandboxes := slices.Collect(maps.Values(m.sandboxes))
+	networks := slices.Collect(maps.Values(m.networks))
+	m.mu.Unlock()
+
+	m.reaper.Wait()
+	var errs []error
+	for _, sb := range sandboxes {
+		errs = append(errs, portmap.CloseAll(sb.sockets))
+	}
+	if !keep && len(sandboxes) == 0 {
+		if m.table != nil {
+			errs = append(errs, m.table.Remove(ctx))
+		}
+		for _, n := range networks {
+			if n.Made {
+				_, err := m.links.Remove(n.Bridge)
+				errs = append(errs, err)
+			}
+		}
+	}
+	if m.table != nil {
+		errs = append(errs, m.table.Close())
+	}
+	errs = append(errs, m.links.Close())
+	return errors.Join(errs...)
+}
+
+// byNameLocked returns the network of that name, or nil.
+func (m *Manager) byNameLocked(name string) *netw {
+	for _, n := range m.networks {
+		if n.Network.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// findLocked returns the network that ref means: an ID, a name, or the beginning of
+// one ID.
+func (m *Manager) findLocked(ref string) (*netw, error) {
+	if ref == "" {
+		return nil, invalid("invalid name: name is empty")
+	}
+	if n := m.networks[ref]; n != nil {
+		return n, nil
+	}
+	if n := m.byNameLocked(ref); n != nil {
+		return n, nil
+	}
+	var found []*netw
+	for id, n := range m.networks {
+		if strings.HasPrefix(id, ref) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, notFound(ref)
+	case 1:
+		return found[0], nil
+	}
+	return nil, invalid("network %s is ambiguous (%d matches found on ID prefix)", ref, len(found))
+}
+
+// newID returns 64 random hexadecimal digits.
+func newID() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// keyLocks is a mutex per key. The zero value is ready to use.
+type keyLocks struct {
+	mu    sync.Mutex // guards locks
+	locks map[string]*keyLock
+}
+
+type keyLock struct {
+	sync.Mutex
+	users int // guarded by keyLocks.mu
+}
+
+// lock locks key and returns the function that unlocks it.
+func (k *keyLocks) lock(key string) func() {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = make(map[string]*keyLock)
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &keyLock{}
+		k.locks[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.locks, key)
+		}
+	}
+}
