@@ -95,6 +95,7 @@ type extractor struct {
 	o        Options
 	tree     *tree
 	buf      []byte
+	base     string // Options.Dir, clean
 	stats    Stats
 	uid, gid int // of new files
 
@@ -120,7 +121,7 @@ func (x *extractor) name(raw string) (p string, skip bool, err error) {
 	if p == ".." || strings.HasPrefix(p, "../") {
 		return "", false, invalid("name leads out of the archive's root")
 	}
-	p = path.Join(x.o.Dir, p)
+	p = path.Join(x.base, p)
 	p = strings.TrimLeft(path.Clean("/"+p), "/")
 	if len(p) > maxPath {
 		return "", false, invalid("name is longer than %d bytes", maxPath)
@@ -148,10 +149,10 @@ func (x *extractor) entry(hdr *tar.Header, r io.Reader) error {
 		return invalid("archive expands to more than %d bytes", x.o.MaxBytes)
 	}
 	x.stats.Bytes += hdr.Size
+	if p == x.base && hdr.Typeflag != tar.TypeDir {
+		return invalid("the root must be a directory")
+	}
 	if p == "" {
-		if hdr.Typeflag != tar.TypeDir {
-			return invalid("the root must be a directory")
-		}
 		return x.dirAttrs(x.tree.root.fd, "", hdr)
 	}
 	x.tree.sweep()

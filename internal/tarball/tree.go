@@ -183,9 +183,16 @@ func (t *tree) setOpaque(fd int) error {
 // position is a directory of the merged view of an upper directory and the
 // layers below it.
 type position struct {
-	upper  int
+	upper  int    // -1 if it does not exist there
 	lowers []int  // the same directory in the layers where it shows through
 	path   string // without links
+}
+
+func (p *position) close() {
+	if p.upper >= 0 {
+		unix.Close(p.upper)
+	}
+	p.closeLowers()
 }
 
 func (p *position) closeLowers() {
@@ -199,28 +206,36 @@ func (p *position) closeLowers() {
 // directories on the way in the upper directory, as copies of those below.
 func (t *tree) descend(p string) (position, error) {
 	rest := strings.Split(p, "/")
-	for restarts := 0; ; restarts++ {
-		if restarts > maxRestarts {
-			return position{}, unix.ELOOP
-		}
-		pos, next, err := t.descendOnce(rest)
-		if err != nil || next == nil {
+	for range maxRestarts {
+		// First find the way without making what only links lead through.
+		pos, next, err := t.walk(rest, false)
+		if err != nil {
 			return pos, err
 		}
-		rest = next
+		if next != nil {
+			rest = next
+			continue
+		}
+		pos.close()
+		pos, next, err = t.walk(strings.Split(pos.path, "/"), true)
+		if err == nil && next != nil {
+			pos, err = position{}, unix.EAGAIN // changed under our hands
+		}
+		return pos, err
 	}
+	return position{}, unix.ELOOP
 }
 
-// descendOnce walks until the end, or until a link or "..": then next is the
-// path from the root to go on with.
-func (t *tree) descendOnce(names []string) (pos position, next []string, err error) {
+// walk goes down names until the end, or until a link or "..": then next is
+// the path from the root to go on with. Without create, the upper directory may
+// lack the directories.
+func (t *tree) walk(names []string, create bool) (pos position, next []string, err error) {
 	if pos.upper, err = openIn(t.root.fd, ".", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return pos, nil, err
 	}
 	defer func() {
 		if err != nil || next != nil {
-			unix.Close(pos.upper)
-			pos.closeLowers()
+			pos.close()
 			pos = position{}
 		}
 	}()
@@ -239,7 +254,7 @@ func (t *tree) descendOnce(names []string) (pos position, next []string, err err
 		case "..":
 			return pos, append(done[:max(0, len(done)-1):max(0, len(done)-1)], names[i+1:]...), nil
 		}
-		target, err := t.step(&pos, name)
+		target, err := t.step(&pos, name, create)
 		if err != nil {
 			return pos, nil, err
 		}
@@ -260,10 +275,15 @@ func (t *tree) descendOnce(names []string) (pos position, next []string, err err
 	return pos, nil, nil
 }
 
-// step moves pos to its child name, or returns the target of the link there.
-func (t *tree) step(pos *position, name string) (link string, err error) {
+// step moves pos to its child name, made if create is set, or returns the
+// target of the link there.
+func (t *tree) step(pos *position, name string, create bool) (link string, err error) {
 	hide := false // the lower layers' name
-	upper, err := openAt(pos.upper, name, unix.O_PATH, 0)
+	upper := -1
+	err = unix.ENOENT
+	if pos.upper >= 0 {
+		upper, err = openAt(pos.upper, name, unix.O_PATH, 0)
+	}
 	switch {
 	case err == nil:
 		st, err := statAt(upper, "")
@@ -279,8 +299,10 @@ func (t *tree) step(pos *position, name string) (link string, err error) {
 			return readLink(upper)
 		case isWhiteout(&st):
 			unix.Close(upper)
-			if err := unix.Unlinkat(pos.upper, name, 0); err != nil {
-				return "", err
+			if create {
+				if err := unix.Unlinkat(pos.upper, name, 0); err != nil {
+					return "", err
+				}
 			}
 			upper, hide = -1, true
 		default:
@@ -331,7 +353,7 @@ func (t *tree) step(pos *position, name string) (link string, err error) {
 		}
 		break
 	}
-	if upper < 0 {
+	if upper < 0 && create {
 		if err := unix.Mkdirat(pos.upper, name, 0o755); err != nil {
 			return fail(err)
 		}
@@ -350,8 +372,7 @@ func (t *tree) step(pos *position, name string) (link string, err error) {
 			}
 		}
 	}
-	unix.Close(pos.upper)
-	pos.closeLowers()
+	pos.close()
 	pos.upper, pos.lowers = upper, lowers
 	return "", nil
 }
