@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"lighter/internal/linux/selfexec"
 	"lighter/internal/version"
 )
 
@@ -101,10 +102,16 @@ func run(cfg config) error {
 	case cfg.info:
 		return printInfo(os.Stdin, os.Stdout)
 	}
+	// A container must not be able to write the file that we run from, which a
+	// forked child shows it as /proc/self/exe. This may execute us anew.
+	if err := selfexec.Seal(); err != nil {
+		return err
+	}
 	switch cfg.action {
 	case "start":
 		return start(cfg, os.Stdin, os.Stdout)
 	case "serve":
+		selfexec.RestoreLimits() // containers inherit them
 		return serve(cfg, newLogger(cfg))
 	case "delete":
 		return deleteDead(cfg, os.Stdout, newLogger(cfg))
