@@ -16,17 +16,19 @@ import (
 	api "github.com/moby/moby/api/types/volume"
 )
 
-// List returns the volumes that match, by name. The values of a filter are
-// alternatives (of label: all must match), the filters must all match. They are
+// Filters are the terms of a query: the values of a key are alternatives (of
+// label: all must match), the keys must all match.
+type Filters = map[string]map[string]bool
+
+// List returns the volumes that match, by name. The keys of filters are
 // dangling, driver, label and name; another one is an InvalidArgument.
-func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (api.ListResponse, error) {
-	list := api.ListResponse{Volumes: []api.Volume{}}
+func (s *Store) List(filters Filters) ([]api.Volume, error) {
 	if err := onlyKeys(filters, "dangling", "driver", "label", "name"); err != nil {
-		return list, err
+		return nil, err
 	}
 	dangling, filtered, err := boolFilter(filters, "dangling")
 	if err != nil {
-		return list, err
+		return nil, err
 	}
 	var names []string
 	s.mu.Lock()
@@ -43,18 +45,19 @@ func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (a
 		names = append(names, name)
 	}
 	s.mu.Unlock()
+	list := []api.Volume{}
 	for _, name := range names {
-		if v, err := s.Inspect(ctx, name); err == nil { // else removed since
-			list.Volumes = append(list.Volumes, v)
+		if v, err := s.Inspect(name); err == nil { // else removed since
+			list = append(list, v)
 		}
 	}
-	slices.SortFunc(list.Volumes, byName)
+	slices.SortFunc(list, byName)
 	return list, nil
 }
 
 // Prune removes the unused anonymous volumes, or with the filter all=true every
 // unused one, that match the filters label and label!.
-func (s *Store) Prune(ctx context.Context, filters map[string]map[string]bool) (api.PruneReport, error) {
+func (s *Store) Prune(ctx context.Context, filters Filters) (api.PruneReport, error) {
 	report := api.PruneReport{VolumesDeleted: []string{}}
 	if err := onlyKeys(filters, "all", "label", "label!"); err != nil {
 		return report, err
@@ -131,7 +134,7 @@ func dirSize(ctx context.Context, dir string) (int64, error) {
 	return total, err
 }
 
-func onlyKeys(filters map[string]map[string]bool, known ...string) error {
+func onlyKeys(filters Filters, known ...string) error {
 	for _, key := range slices.Sorted(maps.Keys(filters)) {
 		if !slices.Contains(known, key) {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", key))
@@ -140,7 +143,7 @@ func onlyKeys(filters map[string]map[string]bool, known ...string) error {
 	return nil
 }
 
-func boolFilter(filters map[string]map[string]bool, key string) (value, given bool, err error) {
+func boolFilter(filters Filters, key string) (value, given bool, err error) {
 	terms := filters[key]
 	if len(terms) == 0 {
 		return false, false, nil
