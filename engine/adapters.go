@@ -2,13 +2,8 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net/netip"
-	"path/filepath"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	api "github.com/moby/moby/api/types/container"
 	networktypes "github.com/moby/moby/api/types/network"
@@ -18,7 +13,6 @@ import (
 	"lighter/engine/image"
 	"lighter/engine/network"
 	"lighter/engine/server"
-	"lighter/internal/atomicfile"
 )
 
 // images is the image service as containers see it.
@@ -49,17 +43,6 @@ type networks struct{ *network.Manager }
 
 // Allocate implements container.Networks.
 func (n networks) Allocate(ctx context.Context, req container.NetworkRequest) (*container.NetworkAllocation, error) {
-	dns := make([]netip.Addr, 0, len(req.DNS))
-	for _, text := range req.DNS {
-		addr, err := netip.ParseAddr(text)
-		if err != nil {
-			return nil, fmt.Errorf("invalid DNS server %q: %w", text, errdefs.ErrInvalidArgument)
-		}
-		dns = append(dns, addr)
-	}
-	if len(req.Links) > 0 {
-		return nil, fmt.Errorf("links are not supported, use a network with aliases: %w", errdefs.ErrNotImplemented)
-	}
 	a, err := n.Manager.Allocate(ctx, network.Request{
 		ContainerID:  req.ID,
 		Name:         req.Name,
@@ -70,7 +53,7 @@ func (n networks) Allocate(ctx context.Context, req container.NetworkRequest) (*
 		ExposedPorts: req.ExposedPorts,
 		PortBindings: req.PortBindings,
 		PublishAll:   req.PublishAll,
-		DNS:          dns,
+		DNS:          req.DNS,
 		DNSSearch:    req.DNSSearch,
 		DNSOptions:   req.DNSOptions,
 		ExtraHosts:   req.ExtraHosts,
@@ -78,18 +61,13 @@ func (n networks) Allocate(ctx context.Context, req container.NetworkRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	for name, content := range map[string][]byte{"hosts": a.Hosts, "resolv.conf": a.ResolvConf} {
-		// Made again at every start: nothing is lost if a power cut takes it.
-		if err := atomicfile.WriteVolatile(filepath.Join(req.Dir, name), content, 0o644); err != nil {
-			return nil, errors.Join(err, n.Release(context.WithoutCancel(ctx), req.ID))
-		}
-	}
 	return allocation(a), nil
 }
 
 func allocation(a *network.Allocation) *container.NetworkAllocation {
 	return &container.NetworkAllocation{
 		SandboxID: a.SandboxID, SandboxKey: a.SandboxKey, Ports: a.Ports, Networks: a.Endpoints,
+		Hosts: a.Hosts, ResolvConf: a.ResolvConf, Warnings: a.Warnings,
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"lighter/engine/container"
 	"lighter/engine/image"
-	"lighter/engine/volume"
 )
 
 // Containers are the container and exec routes' needs; engine/container's
@@ -89,11 +88,11 @@ type Networks interface {
 
 // Volumes are the volume routes' needs; engine/volume's Store has them.
 type Volumes interface {
-	List(filters volume.Filters) ([]volumetypes.Volume, error)
-	Inspect(name string) (volumetypes.Volume, error)
+	List(ctx context.Context, filters map[string]map[string]bool) (volumetypes.ListResponse, error)
+	Inspect(ctx context.Context, name string) (volumetypes.Volume, error)
 	Create(ctx context.Context, req volumetypes.CreateRequest) (volumetypes.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error
-	Prune(ctx context.Context, filters volume.Filters) (volumetypes.PruneReport, error)
+	Prune(ctx context.Context, filters map[string]map[string]bool) (volumetypes.PruneReport, error)
 }
 
 // System describes the daemon.

@@ -186,18 +186,18 @@ func (s *Server) volumeList(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.backends.Volumes.List(filters)
+	list, err := s.backends.Volumes.List(r.Context(), filters)
 	if err != nil {
 		return err
 	}
-	if list == nil {
-		list = []volumetypes.Volume{}
+	if list.Volumes == nil {
+		list.Volumes = []volumetypes.Volume{}
 	}
-	return writeJSON(w, http.StatusOK, volumetypes.ListResponse{Volumes: list})
+	return writeJSON(w, http.StatusOK, list)
 }
 
 func (s *Server) volumeInspect(w http.ResponseWriter, r *request) error {
-	v, err := s.backends.Volumes.Inspect(r.vars["name"])
+	v, err := s.backends.Volumes.Inspect(r.Context(), r.vars["name"])
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ func (s *Server) containerAttach(w http.ResponseWriter, r *request) error {
 // serveSession hijacks the connection for an attach session, which ends with
 // this call.
 func (s *Server) serveSession(w http.ResponseWriter, r *request, session *container.AttachSession) error {
+	defer session.Close()
 	return s.hijack(w, r, !session.TTY, func(ctx context.Context, client *stream) error {
 		return session.Serve(ctx, client)
 	})

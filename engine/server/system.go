@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/moby/moby/api/types"
 	eventtypes "github.com/moby/moby/api/types/events"
@@ -66,8 +65,10 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	past, live := s.backends.Events.Subscribe(since, until, filters)
-	defer live.Close()
+	messages, err := s.backends.Events.Subscribe(r.Context(), since, until, filters)
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", eventsMediaType(r))
 	w.WriteHeader(http.StatusOK)
 	out := newFlushing(w)
@@ -76,37 +77,19 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	}
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	send := func(m eventtypes.Message) error {
-		e := event{Message: m}
-		if !r.atLeast(52) && (m.Type == eventtypes.ContainerEventType || m.Type == eventtypes.ImageEventType) {
-			e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
-		}
-		return enc.Encode(e)
-	}
-	for _, m := range past {
-		if err := send(m); err != nil {
-			return nil // the client left
-		}
-	}
-	var end <-chan time.Time
-	if !until.IsZero() {
-		timer := time.NewTimer(time.Until(until))
-		defer timer.Stop()
-		end = timer.C
-	}
 	for {
 		select {
-		case m, ok := <-live.C:
+		case m, ok := <-messages:
 			if !ok {
 				return nil
 			}
-			if err := send(m); err != nil {
-				return nil
+			e := event{Message: m}
+			if !r.atLeast(52) && (m.Type == eventtypes.ContainerEventType || m.Type == eventtypes.ImageEventType) {
+				e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
 			}
-		case <-end:
-			return nil
-		case <-r.Context().Done():
-			return nil
+			if err := enc.Encode(e); err != nil {
+				return nil // the client left
+			}
 		case <-s.stopping:
 			return nil
 		}
