@@ -16,19 +16,17 @@ import (
 	api "github.com/moby/moby/api/types/volume"
 )
 
-// Filters are the terms of a query: the values of a key are alternatives (of
-// label: all must match), the keys must all match.
-type Filters = map[string]map[string]bool
-
-// List returns the volumes that match, by name. The keys of filters are
+// List returns the volumes that match, by name. The values of a filter are
+// alternatives (of label: all must match), the filters must all match. They are
 // dangling, driver, label and name; another one is an InvalidArgument.
-func (s *Store) List(filters Filters) ([]api.Volume, error) {
+func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (api.ListResponse, error) {
+	list := api.ListResponse{Volumes: []api.Volume{}}
 	if err := onlyKeys(filters, "dangling", "driver", "label", "name"); err != nil {
-		return nil, err
+		return list, err
 	}
 	dangling, filtered, err := boolFilter(filters, "dangling")
 	if err != nil {
-		return nil, err
+		return list, err
 	}
 	var names []string
 	s.mu.Lock()
@@ -45,19 +43,18 @@ func (s *Store) List(filters Filters) ([]api.Volume, error) {
 		names = append(names, name)
 	}
 	s.mu.Unlock()
-	list := []api.Volume{}
 	for _, name := range names {
-		if v, err := s.Inspect(name); err == nil { // else removed since
-			list = append(list, v)
+		if v, err := s.Inspect(ctx, name); err == nil { // else removed since
+			list.Volumes = append(list.Volumes, v)
 		}
 	}
-	slices.SortFunc(list, byName)
+	slices.SortFunc(list.Volumes, byName)
 	return list, nil
 }
 
 // Prune removes the unused anonymous volumes, or with the filter all=true every
 // unused one, that match the filters label and label!.
-func (s *Store) Prune(ctx context.Context, filters Filters) (api.PruneReport, error) {
+func (s *Store) Prune(ctx context.Context, filters map[string]map[string]bool) (api.PruneReport, error) {
 	report := api.PruneReport{VolumesDeleted: []string{}}
 	if err := onlyKeys(filters, "all", "label", "label!"); err != nil {
 		return report, err
@@ -134,7 +131,7 @@ func dirSize(ctx context.Context, dir string) (int64, error) {
 	return total, err
 }
 
-func onlyKeys(filters Filters, known ...string) error {
+func onlyKeys(filters map[string]map[string]bool, known ...string) error {
 	for _, key := range slices.Sorted(maps.Keys(filters)) {
 		if !slices.Contains(known, key) {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", key))
@@ -143,7 +140,7 @@ func onlyKeys(filters Filters, known ...string) error {
 	return nil
 }
 
-func boolFilter(filters Filters, key string) (value, given bool, err error) {
+func boolFilter(filters map[string]map[string]bool, key string) (value, given bool, err error) {
 	terms := filters[key]
 	if len(terms) == 0 {
 		return false, false, nil

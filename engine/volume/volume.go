@@ -258,7 +258,7 @@ func (s *Store) write(meta metadata) (err error) {
 }
 
 // Inspect returns the volume called name, or NotFound.
-func (s *Store) Inspect(name string) (api.Volume, error) {
+func (s *Store) Inspect(ctx context.Context, name string) (api.Volume, error) {
 	s.mu.Lock()
 	e, ok := s.volumes[name]
 	ok = ok && !e.busy
