@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"lighter/containerd/local"
+	"lighter/containerd/rpc"
+	"lighter/internal/version"
+)
+
+// stopTimeout is how long requests under way may take when the daemon stops.
+const stopTimeout = 5 * time.Second
+
+// serve runs the daemon until a signal. It stops in the reverse order of the
+// start: no new requests, the old ones finished or cut off, then the services.
+// Shims and their containers go on.
+func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // of a shim's fifo, of a client
+	log.Info("starting containerd", "version", version.Version, "revision", version.GitCommit)
+	if err := adjustOOMScore(cfg.OOMScore); err != nil {
+		log.Warn("can't set OOM score", "err", err)
+	}
+	l, err := local.New(ctx, local.Config{
+		Root: cfg.Root, State: cfg.State, Address: cfg.GRPC.Address,
+		Debug: log.Enabled(ctx, slog.LevelDebug), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		err = errors.Join(err, l.Close(ctx))
+	}()
+	// The lock on root is held: what lies at the addresses is of a dead daemon.
+	shims, err := listen(cfg.ttrpcAddress(), 0, 0, 0o600)
+	if err != nil {
+		return err
+	}
+	defer removeSocket(shims)
+	clients, err := listen(cfg.GRPC.Address, cfg.GRPC.UID, cfg.GRPC.GID, 0o660)
+	if err != nil {
+		return errors.Join(err, shims.Close())
+	}
+	defer removeSocket(clients)
+	server := rpc.New(rpc.Config{
+		Services: l.Services(), Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Log: log,
+	})
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.ServeShims(shims) })
+	g.Go(func() error {
+		if err := server.Serve(clients); err != nil {
+			return fmt.Errorf("serve gRPC: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		notify("STOPPING=1")
+		log.Info("stopping containerd", "cause", context.Cause(ctx))
+		stopServer(server)
+		shims.Close() // ends ServeShims
+		return nil
+	})
+	log.Info("containerd is ready", "address", cfg.GRPC.Address)
+	if err := notify("READY=1"); err != nil {
+		log.Warn("can't notify the service manager", "err", err)
+	}
+	return g.Wait()
+}
+
+// stopServer waits for requests under way, but not for ever: event streams and
+// waits have no end of their own.
+func stopServer(s *grpc.Server) {
+	cut := time.AfterFunc(stopTimeout, s.Stop)
+	defer cut.Stop()
+	s.GracefulStop()
+}
+
+// listen makes a socket at path that has its mode and owner before anybody can
+// connect.
+func listen(path string, uid, gid int, mode os.FileMode) (net.Listener, error) {
+	fail := func(err error) (net.Listener, error) { return nil, fmt.Errorf("listen on %q: %w", path, err) }
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	if gid != 0 { // that group has to get to the socket
+		if err := errors.Join(os.Chown(dir, -1, gid), os.Chmod(dir, 0o710)); err != nil {
+			return fail(err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fail(err)
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) { // the mode of a socket becomes that of its file
+			err = os.NewSyscallError("fchmod", unix.Fchmod(int(fd), 0o600))
+		})
+		return errors.Join(cerr, err)
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return fail(err)
+	}
+	if err := errors.Join(os.Chown(path, uid, gid), os.Chmod(path, mode)); err != nil {
+		l.Close()
+		return fail(err)
+	}
+	return l, nil
+}
+
+// removeSocket closes the listener and the name that it may have left.
+func removeSocket(l net.Listener) {
+	l.Close()
+	os.Remove(l.Addr().String())
+}
+
+// adjustOOMScore tells the kernel's OOM killer about this process; 0 leaves it
+// as it is.
+func adjustOOMScore(score int) error {
+	if score == 0 {
+		return nil
+	}
+	return os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(score)), 0)
+}
+
+// notify tells the service manager, see sd_notify(3). Without one it does
+// nothing.
+func notify(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}) // "@" is abstract to net too
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte(state))
+	return err
+}
+
+// newLogger writes records as a stock containerd does: RFC 3339 times with
+// nanoseconds, levels in lower case.
+func newLogger(cfg config, w io.Writer) *slog.Logger {
+	level, _ := parseLevel(cfg.Debug.Level) // validated
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		switch {
+		case len(groups) > 0:
+		case a.Key == slog.TimeKey:
+			return slog.String(a.Key, a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
+		case a.Key == slog.LevelKey:
+			return slog.String(a.Key, strings.ToLower(strings.ReplaceAll(a.Value.String(), "WARN", "WARNING")))
+		}
+		return a
+	}}
+	if cfg.Debug.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
