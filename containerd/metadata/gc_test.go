@@ -438,6 +438,28 @@ func TestSynchronousDelete(t *testing.T) {
 	}
 }
 
+// TestCollectionBetweenFileAndRecord sweeps while a blob has its file and not yet
+// its record.
+func TestCollectionBetweenFileAndRecord(t *testing.T) {
+	w := newWorld(t, never)
+	ctx := inNS(t, "ns")
+	d := digest.FromString("x")
+	w.failpoint = func(point string) {
+		if point != "blob committed" {
+			return
+		}
+		w.gc.doomBlob(d)
+		if err := w.GC(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	write(t, ctx, w.Content(), "x", map[string]string{labelRoot: "1"})
+	w.checkFiles(t)
+	if _, err := w.blobs.Info(ctx, d); err != nil {
+		t.Errorf("the blob: %v", err)
+	}
+}
+
 // TestWritersAndCollectionsRace has namespaces write and delete one blob while
 // collections run: a record must never lose its bytes.
 func TestWritersAndCollectionsRace(t *testing.T) {

@@ -121,6 +121,29 @@ func TestCommitSyncsBeforeItRecords(t *testing.T) {
 	}
 }
 
+// TestSyncClearsOnlyWhatItCovered replaces a snapshot while a sync runs.
+func TestSyncClearsOnlyWhatItCovered(t *testing.T) {
+	w := newWorld(t, never)
+	ctx := inNS(t, "ns")
+	sn := w.Snapshotter("fake")
+	layers(t, ctx, sn, "1")
+	w.failpoint = func(point string) {
+		if point != "driver synced" {
+			return
+		}
+		if err := sn.Remove(ctx, "1"); err != nil {
+			t.Error(err)
+		}
+		layers(t, ctx, sn, "1", "2")
+	}
+	if err := snapshot.Sync(ctx, sn); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := w.marks(t), []string{"1", "2"}; !slices.Equal(got, want) {
+		t.Errorf("marks = %v, want %v: their files came after the sync", got, want)
+	}
+}
+
 func TestRestartAfterKillSyncsMarked(t *testing.T) {
 	w := newWorld(t, never)
 	ctx := inNS(t, "ns")
