@@ -13,8 +13,10 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,6 +46,9 @@ func main() {
 	if err == nil {
 		err = run(cfg)
 	}
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "containerd-shim-runc-v2: %s\n", err)
 		os.Exit(1)
@@ -71,7 +76,12 @@ func parse(args []string) (config, error) {
 	fs.BoolVar(&cfg.info, "info", false, "read runtime options (protobuf) from stdin, print a RuntimeInfo (protobuf) and exit")
 	// containerd passes it to every shim; events go to TTRPC_ADDRESS instead.
 	fs.String("publish-binary", "", "`path` of a program that publishes events (not needed)")
+	fs.SetOutput(io.Discard) // main prints the error
 	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(os.Stdout)
+			fs.PrintDefaults()
+		}
 		return cfg, err
 	}
 	if fs.NArg() > 1 {

@@ -28,8 +28,8 @@ const socketFD = 3
 
 // Time limits of the end of a server.
 const (
-	flushTimeout = 3 * time.Second        // for events
-	replyTimeout = 500 * time.Millisecond // for the answer to Shutdown
+	flushTimeout = 3 * time.Second       // for events
+	replyGrace   = 50 * time.Millisecond // for the answer to Shutdown
 )
 
 // serve is the shim's long life. It ends after a Shutdown without containers.
@@ -83,14 +83,13 @@ func serve(cfg config, log *slog.Logger) error {
 		err = fmt.Errorf("serve: %w", err)
 	}
 	os.Remove(l.Addr().String())
-	replied, done := context.WithTimeout(context.Background(), replyTimeout)
-	srv.Shutdown(replied) // containerd may keep its connection
-	done()
-	srv.Close()
 	svc.Linger()
 	flushed, done := context.WithTimeout(context.Background(), flushTimeout)
 	publisher.Close(flushed)
 	done()
+	// ttrpc takes a connection for idle before the answer to Shutdown is sent.
+	time.Sleep(replyGrace)
+	srv.Close()
 	cancel()
 	background.Wait()
 	return err

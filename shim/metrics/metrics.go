@@ -22,13 +22,13 @@ import (
 )
 
 // Read returns the statistics of the cgroups at paths, which are as
-// Runtime.CgroupPaths returns them: io.containerd.cgroups.v2.Metrics if there is
-// a path for "", else io.containerd.cgroups.v1.Metrics. What the kernel does not
+// Runtime.CgroupPaths returns them: io.containerd.cgroups.v2.Metrics if "" is the
+// only one, else io.containerd.cgroups.v1.Metrics. What the kernel does not
 // offer is absent. The error is that of os.ErrNotExist when the cgroup is gone.
 func Read(paths map[string]string) (*anypb.Any, error) {
 	var m proto.Message
 	var err error
-	if dir, ok := paths[""]; ok {
+	if dir, ok := paths[""]; ok && len(paths) == 1 {
 		m, err = readUnified(dir)
 	} else {
 		m, err = readLegacy(paths)

@@ -34,12 +34,13 @@ type Watcher struct {
 func Watch(paths map[string]string, report func()) (*Watcher, error) {
 	w := &Watcher{report: report}
 	var err error
-	if dir, ok := paths[""]; ok {
-		w.counts = filepath.Join(dir, "memory.events")
-		w.event, err = watchFile(w.counts)
-	} else if dir, ok := paths["memory"]; ok {
+	// A hybrid system has an empty v2 hierarchy beside the v1 controllers.
+	if dir, ok := paths["memory"]; ok {
 		w.counts = filepath.Join(dir, "memory.oom_control")
 		w.event, err = watchControl(dir)
+	} else if dir, ok := paths[""]; ok {
+		w.counts = filepath.Join(dir, "memory.events")
+		w.event, err = watchFile(w.counts)
 	} else {
 		return nil, ErrNoController
 	}
