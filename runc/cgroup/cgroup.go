@@ -38,7 +38,7 @@ type Manager interface {
 	// Set applies the fields of res that are present, and leaves the others as
 	// they are. The device list is the exception: if res.Devices is not nil it
 	// replaces the whole list, without a moment in which an allowed device is
-	// refused.
+	// refused. If Set fails, what came before the failure stays set.
 	Set(res *specs.LinuxResources) error
 
 	// Fd opens the group's directory, for clone3 with CLONE_INTO_CGROUP. The

@@ -246,7 +246,7 @@ func setQuota1(d dir, period uint64, quota int64) error {
 	}
 	if quota != 0 {
 		if err := d.writeInt("cpu.cfs_quota_us", max(quota, -1)); err != nil {
-			return explain(err, unix.EINVAL, "the quota is below 1ms or its share above the parent group's")
+			return explain(err, unix.EINVAL, "a quota must not be below 1ms, nor below the burst, nor its share above the parent group's")
 		}
 	}
 	if later {
@@ -284,6 +284,7 @@ func setCpuset(d dir, res *specs.LinuxResources) error {
 		}
 		err := d.write(f.name, f.value)
 		err = explain(err, unix.EACCES, "not a part of the parent group's")
+		err = explain(err, unix.ERANGE, "the host has not so many")
 		if err := explain(err, unix.EINVAL, "not a list like 0-2,5 of those the host has"); err != nil {
 			return err
 		}
