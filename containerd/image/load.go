@@ -169,7 +169,7 @@ func (a *archive) blob(ctx context.Context, want digest.Digest, size int64, r io
 	ref := "import-" + uniqueID()
 	w, err := content.OpenWriter(ctx, a.store, content.WithRef(ref), content.WithDescriptor(ocispec.Descriptor{Digest: want, Size: size}))
 	if errdefs.IsAlreadyExists(err) {
-		return b, nil
+		return b, verify(ctxReader{ctx, head}, want)
 	}
 	if err != nil {
 		return archived{}, err
@@ -196,6 +196,18 @@ func (a *archive) blob(ctx context.Context, want digest.Digest, size int64, r io
 		}
 	}
 	return b, err
+}
+
+// verify reports an archive that gives other bytes for a blob that is stored.
+func verify(r io.Reader, want digest.Digest) error {
+	v := want.Verifier()
+	if _, err := io.Copy(v, r); err != nil {
+		return err
+	}
+	if !v.Verified() {
+		return invalid("contents do not match the digest %s", want)
+	}
+	return nil
 }
 
 // writerOnly hides ReadFrom and the like, so that the given buffer is used.

@@ -53,6 +53,7 @@ func Pull(ctx context.Context, svc *containerd.Services, ref string, o PullOptio
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pull %q: %w", ref, err)
 	}
+	ctx = silent(ctx)
 	p, err := pull(ctx, svc, ref, o)
 	if err != nil {
 		err = fmt.Errorf("pull %q: %w", ref, err)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 )
 
 // RegistryOptions say how registries are reached.
@@ -52,10 +55,19 @@ func NewResolver(ctx context.Context, o RegistryOptions) remotes.Resolver {
 		header.Set("User-Agent", o.UserAgent)
 	}
 	return docker.NewResolver(docker.ResolverOptions{
-		Hosts:   o.hosts(ctx),
+		Hosts:   o.hosts(silent(ctx)),
 		Headers: header,
 		Tracker: docker.NewInMemoryTracker(),
 	})
+}
+
+// silent returns ctx with the logger that containerd's client uses turned off:
+// what it has to say comes back as errors.
+func silent(ctx context.Context) context.Context {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	l.SetLevel(logrus.PanicLevel)
+	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
 func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
@@ -80,13 +92,17 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 			}
 		}
 		if insecure {
-			// With a TLS configuration, plain HTTP is the fallback only.
 			opts.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
-			opts.DefaultScheme = "http"
+			opts.DefaultScheme = "https"
 		}
 		hosts, err := config.ConfigureHosts(ctx, opts)(host)
 		if err != nil {
 			return nil, err
+		}
+		for i := range hosts {
+			if insecure && hosts[i].Host == host && hosts[i].Scheme == "https" {
+				hosts[i].Client.Transport = docker.NewHTTPFallback(hosts[i].Client.Transport)
+			}
 		}
 		if host == o.Host {
 			for i := range hosts {

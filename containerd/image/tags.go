@@ -24,6 +24,7 @@ const (
 // registry.
 func Tags(ctx context.Context, o RegistryOptions, repo string) ([]string, error) {
 	host, path, _ := strings.Cut(repo, "/")
+	ctx = silent(ctx)
 	hosts, err := o.hosts(ctx)(host)
 	if err != nil {
 		return nil, fmt.Errorf("list tags of %q: %w", repo, err)

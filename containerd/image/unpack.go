@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
@@ -74,20 +75,22 @@ func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []dig
 		return "", fmt.Errorf("snapshotter %q: %w", u.name, errdefs.ErrNotFound)
 	}
 	chains := identity.ChainIDs(append([]digest.Digest(nil), diffIDs...))
+	have, err := u.existing(ctx, sn, chains)
+	if err != nil {
+		return "", err
+	}
 	parent := digest.Digest("")
 	for i, layer := range m.Layers {
-		chain := chains[i]
-		_, err := sn.Stat(ctx, chain.String())
-		if errdefs.IsNotFound(err) {
-			if err = ready(ctx, i); err == nil {
-				err = u.layer(ctx, sn, layer, diffIDs[i], parent, chain)
+		if i >= have {
+			if err := ready(ctx, i); err != nil {
+				return "", err
+			}
+			if err := u.layer(ctx, sn, layer, diffIDs[i], parent, chains[i]); err != nil {
+				return "", fmt.Errorf("unpack layer %s: %w", layer.Digest, err)
 			}
 		}
-		if err != nil {
-			return "", fmt.Errorf("unpack layer %s: %w", layer.Digest, err)
-		}
 		u.progress(Event{Phase: Done, Desc: layer})
-		parent = chain
+		parent = chains[i]
 	}
 	if parent != "" {
 		labels := map[string]string{LabelSnapshotRef + u.name: parent.String()}
@@ -96,6 +99,32 @@ func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []dig
 		}
 	}
 	return parent, nil
+}
+
+// existing returns how many of the chains have snapshots, and puts the last of
+// those, which keeps its parents, under the lease: without that the collector
+// could take it while the next layer is prepared.
+func (u *unpacker) existing(ctx context.Context, sn snapshots.Snapshotter, chains []digest.Digest) (int, error) {
+	for n := len(chains); n > 0; n-- {
+		chain := chains[n-1].String()
+		_, err := sn.Stat(ctx, chain)
+		if err == nil {
+			if id, ok := leases.FromContext(ctx); ok {
+				resource := leases.Resource{ID: chain, Type: "snapshots/" + u.name}
+				if err := u.svc.Leases.AddResource(ctx, leases.Lease{ID: id}, resource); err != nil {
+					return 0, fmt.Errorf("lease snapshot %q: %w", chain, err)
+				}
+			}
+			_, err = sn.Stat(ctx, chain) // it may have gone in between
+		}
+		if err == nil {
+			return n, nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return 0, fmt.Errorf("stat snapshot %q: %w", chain, err)
+		}
+	}
+	return 0, nil
 }
 
 // layer makes the snapshot chain on parent from layer. Another unpacker may do
