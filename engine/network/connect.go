@@ -95,7 +95,7 @@ func (m *Manager) attach(ns *os.File, sb *sandbox, ep *endpointRecord, gateway b
 		// With br_netfilter a container that uses its own published port gets its
 		// frames back through the port they came from.
 		Hairpin:  len(sb.rec.Bindings) > 0,
-		Isolated: !n.opts.icc,
+		Isolated: !n.opts.icc && !m.filtersFrames(n),
 	}
 	if gateway {
 		e.Gateways = []netip.Addr{ep.Gateway}

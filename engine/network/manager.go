@@ -35,6 +35,8 @@ type Manager struct {
 	ports *portmap.Allocator
 	table *firewall.Table // nil without a firewall
 
+	canFilterFrames bool // as bridge.CanFilterFrames
+
 	containers keyLocks       // serialises the operations of one container
 	reaper     sync.WaitGroup // removal of links, see reap
 
@@ -93,6 +95,12 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 		ports:     portmap.New(portmap.Config{Firewall: cfg.Firewall, Forward: cfg.UserlandProxy || !cfg.Firewall}),
 		networks:  make(map[string]*netw),
 		sandboxes: make(map[string]*sandbox),
+
+		canFilterFrames: bridge.CanFilterFrames(),
+	}
+	if cfg.Firewall {
+		m.table = firewall.New(tableName(cfg))
+		undo.Add(m.table.Close)
 	}
 	if err := m.loadNetworks(); err != nil {
 		return nil, err
@@ -102,10 +110,6 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 	}
 	if err := m.loadSandboxes(); err != nil {
 		return nil, err
-	}
-	if cfg.Firewall {
-		m.table = firewall.New(tableName(cfg))
-		undo.Add(m.table.Close)
 	}
 	if err := m.enableForwarding(); err != nil {
 		return nil, err
@@ -334,14 +338,27 @@ func (m *Manager) snapshot() []*netw {
 
 // ensureBridge makes the link of n, or corrects it.
 func (m *Manager) ensureBridge(n *netw) error {
-	if !n.Made && n.Bridge != defaultBridge && n.Network.Name == network.NetworkBridge {
-		return nil // the user's, as it is
+	if m.usersBridge(n) {
+		return nil
 	}
-	created, err := m.links.Ensure(bridge.Bridge{Name: n.Bridge, Addr: n.Addr, MTU: n.opts.mtu})
+	created, err := m.links.Ensure(bridge.Bridge{Name: n.Bridge, Addr: n.Addr, MTU: n.opts.mtu, FilterFrames: m.filtersFrames(n)})
 	if created {
 		m.log.Debug("created bridge", "network", n.Network.Name, "link", n.Bridge, "subnet", n.Addr.Masked().String())
 	}
 	return err
+}
+
+// usersBridge reports whether the link of n is the user's, to be used as it is.
+func (m *Manager) usersBridge(n *netw) bool {
+	return n.Network.Name == network.NetworkBridge && n.Bridge != defaultBridge
+}
+
+// filtersFrames reports whether the firewall is what keeps containers on n from
+// talking to each other. The alternative is that the bridge isolates its ports,
+// which also cuts the way over a published port when the kernel translates
+// bridged frames.
+func (m *Manager) filtersFrames(n *netw) bool {
+	return !n.opts.icc && m.table != nil && !m.usersBridge(n) && m.canFilterFrames
 }
 
 // repairBridge makes the link of n again, which somebody deleted, or which was

@@ -65,6 +65,16 @@ type Bridge struct {
 	Name string
 	Addr netip.Prefix // the bridge's address in its subnet
 	MTU  int          // bytes
+	// FilterFrames makes the firewall see what passes between the bridge's ports,
+	// see CanFilterFrames.
+	FilterFrames bool
+}
+
+// CanFilterFrames reports whether the kernel can hand bridged frames to the
+// firewall (br_netfilter).
+func CanFilterFrames() bool {
+	_, err := os.Stat("/proc/sys/net/bridge")
+	return err == nil
 }
 
 // Ensure creates the bridge or corrects its address and brings it up. created
@@ -100,6 +110,14 @@ func (l *Links) Ensure(br Bridge) (created bool, err error) {
 		return created, err
 	}
 	var b batch
+	if br.FilterFrames {
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+		data := info.AddRtAttr(nl.IFLA_INFO_DATA|unix.NLA_F_NESTED, nil)
+		data.AddRtAttr(nl.IFLA_BR_NF_CALL_IPTABLES, nl.Uint8Attr(1))
+		data.AddRtAttr(nl.IFLA_BR_NF_CALL_IP6TABLES, nl.Uint8Attr(1))
+		b.link("filter frames", 0, ifinfo(link.Attrs().Index, 0, 0), info)
+	}
 	b.link("set link up", 0, ifinfo(link.Attrs().Index, unix.IFF_UP, unix.IFF_UP))
 	_, err = l.do(&b)
 	return created, err

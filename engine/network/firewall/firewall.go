@@ -43,8 +43,6 @@ type Network struct {
 	Masquerade bool
 	// Internal cuts it off from everything but the host itself.
 	Internal bool
-	// DirectRouting lets other hosts reach containers that they have a route to.
-	DirectRouting bool
 }
 
 // Policy is the part of the state that chains are made of.

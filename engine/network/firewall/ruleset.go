@@ -115,12 +115,7 @@ func toNetwork(n Network) chain {
 	if n.ICC {
 		c.rules = append(c.rules, rule{iif(n.Bridge), accept()})
 	}
-	switch {
-	case n.Internal:
-	case n.DirectRouting:
-		// Other networks of ours are isolated nevertheless.
-		c.rules = append(c.rules, rule{ctTranslated(), accept()}, rule{iifNotOurs(), accept()})
-	default:
+	if !n.Internal {
 		c.rules = append(c.rules, rule{ctTranslated(), accept()})
 	}
 	c.rules = append(c.rules, rule{drop()})
