@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/cleanup"
+	"lighter/internal/linux/pidfd"
 	"lighter/runc/cgroup"
 	"lighter/runc/fork"
 	"lighter/runc/plan"
@@ -52,6 +53,7 @@ type creation struct {
 	files   map[string]*os.File
 	in      *plan.Container
 	request fork.Request
+	tasks   int      // control groups of v1 that the child joins
 	console *os.File // our end of the console socket
 	userNS  userSpace
 	undo    cleanup.Stack
@@ -69,6 +71,11 @@ func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, gat
 	s, raw, err := spec.Load(bundle)
 	if err != nil {
 		return 0, err
+	}
+	if opts.Check != nil {
+		if err := opts.Check(s); err != nil {
+			return 0, err
+		}
 	}
 	c := &creation{r: r, id: id, opts: opts, spec: s, files: map[string]*os.File{}}
 	defer c.close()
@@ -159,14 +166,18 @@ func (c *creation) removeGroup() error {
 }
 
 // launch forks and follows the child until it is parked or has executed.
-func (c *creation) launch(ctx context.Context, gate bool) (int, error) {
+func (c *creation) launch(ctx context.Context, gate bool) (pid int, err error) {
 	c.request.Files = c.files
 	child, err := fork.Start(c.request)
 	if err != nil {
 		return 0, err
 	}
 	defer child.Close()
-	c.undo.Add(child.Kill)
+	defer func() {
+		if err != nil {
+			end(child)
+		}
+	}()
 	// A child that hangs, on a dead network file system for instance, ends when
 	// the caller gives up.
 	stop := context.AfterFunc(ctx, func() { _ = child.Kill() })
@@ -202,13 +213,15 @@ func (c *creation) launch(ctx context.Context, gate bool) (int, error) {
 	return child.PID, nil
 }
 
+// end kills a child whose setup failed and waits for its death, which the removal
+// of its control group needs. The caller of this package reaps it.
+func end(child *fork.Child) {
+	_ = child.Kill() // it may have ended by itself
+	_, _ = pidfd.Exited(child.PIDFD(), undoTimeout)
+}
+
 // adopt does for a waiting child what only its parent can.
 func (c *creation) adopt(child *fork.Child) error {
-	if c.group != nil && c.request.Cgroup == nil {
-		if err := c.group.Add(child.PID); err != nil {
-			return fmt.Errorf("join control group: %w", err)
-		}
-	}
 	if c.userNS.made {
 		if err := c.userNS.write(child.PID); err != nil {
 			return err

@@ -2,7 +2,6 @@ package runc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +11,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"lighter/runc/cgroup"
 	"lighter/runc/fork"
 	"lighter/runc/plan"
 	"lighter/runc/spec"
@@ -89,9 +87,8 @@ type execution struct {
 	init    *os.File // owned by the caller
 	files   map[string]*os.File
 	request fork.Request
-	group   cgroup.Manager
+	tasks   int // control groups of v1 that the child joins
 	console *os.File
-	wait    bool
 }
 
 func (e *execution) prepare() error {
@@ -100,21 +97,12 @@ func (e *execution) prepare() error {
 		return fmt.Errorf("exec in container %q: %w", e.rec.ID, err)
 	}
 	if len(e.rec.Cgroups) > 0 {
-		if e.group, err = cgroup.Load(e.rec.Cgroups); err != nil {
+		if e.tasks, err = enterGroup(e.rec.Cgroups, &e.request, e.files); err != nil {
 			return err
-		}
-		f, err := e.group.Fd()
-		switch {
-		case err == nil:
-			e.request.Cgroup = f
-		case errors.Is(err, errors.ErrUnsupported):
-			e.wait = true
-		default:
-			return fmt.Errorf("open control group: %w", err)
 		}
 	}
 	in := &plan.Exec{
-		ID: e.rec.ID, Wait: e.wait, NoNewKeyring: e.rec.NoNewKeyring, Namespaces: flags, NewUser: flags&unix.CLONE_NEWUSER != 0,
+		ID: e.rec.ID, NoNewKeyring: e.rec.NoNewKeyring, Namespaces: flags, NewUser: flags&unix.CLONE_NEWUSER != 0,
 	}
 	if flags&unix.CLONE_NEWPID != 0 {
 		if os.Geteuid() == 0 {
@@ -143,7 +131,7 @@ func (e *execution) process(in *plan.Exec) (*plan.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.PreserveFDs = e.opts.PreserveFDs
+	p.PreserveFDs, p.Tasks = e.opts.PreserveFDs, e.tasks
 	p.KeepGroups = os.Geteuid() != 0 && len(p.Groups) == 0
 	p.Affinity = allCPUs()
 	if a := proc.ExecCPUAffinity; a != nil {
@@ -158,9 +146,6 @@ func (e *execution) process(in *plan.Exec) (*plan.Process, error) {
 				return nil, fmt.Errorf("process.execCPUAffinity.final: %w", err)
 			}
 		}
-	}
-	if e.wait {
-		p.OOMScoreAdj = nil
 	}
 	if p.Env, err = e.r.environment(&proc, nil, "/proc/"+strconv.Itoa(e.rec.PID)+"/root"); err != nil {
 		return nil, err
@@ -180,7 +165,7 @@ func (e *execution) launch(ctx context.Context) (int, error) {
 	defer stop()
 	pid, err := e.follow(child)
 	if err != nil {
-		_ = child.Kill()
+		end(child)
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("exec in container %q: %w", e.rec.ID, context.Cause(ctx))
 		}
@@ -194,17 +179,6 @@ func (e *execution) follow(child *fork.Child) (int, error) {
 	if e.console != nil {
 		e.files[plan.ConsoleFile].Close()
 		delete(e.files, plan.ConsoleFile)
-	}
-	if e.wait {
-		if err := e.group.Add(child.PID); err != nil {
-			return 0, fmt.Errorf("join control group: %w", err)
-		}
-		if err := writeOOMScore(child.PID, e.opts.Process.OOMScoreAdj); err != nil {
-			return 0, err
-		}
-		if err := child.Continue(); err != nil {
-			return 0, err
-		}
 	}
 	for {
 		m, err := child.Next()

@@ -39,10 +39,12 @@ func (r *Runtime) Plan(ctx context.Context, bundle string) (*plan.Plan, error) {
 		return nil, err
 	}
 	c.in.CgroupV2 = cgroup.HostMode() == cgroup.V2
-	c.in.Wait = c.in.Wait || !c.in.CgroupV2
 	group, err := cgroup.New(s.Linux.CgroupsPath, c.id)
 	if err != nil {
 		return nil, err
+	}
+	if !c.in.CgroupV2 {
+		c.tasks = len(cgroupDirs(group.Paths(), false))
 	}
 	if !c.in.CgroupV2 || !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace }) {
 		for _, g := range cgroupDirs(group.Paths(), c.in.CgroupV2) {

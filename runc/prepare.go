@@ -140,20 +140,15 @@ func (c *creation) source(i int, root *os.File) error {
 	return nil
 }
 
-// cgroups opens what a cgroup mount shows, and decides how the child gets into its
-// group.
+// cgroups opens the control groups: for the child to get into, and for a cgroup
+// mount to show.
 func (c *creation) cgroups() error {
 	mode := cgroup.HostMode()
 	c.in.CgroupV2 = mode == cgroup.V2
 	if c.group != nil {
-		f, err := c.group.Fd()
-		switch {
-		case err == nil:
-			c.request.Cgroup = f
-		case errors.Is(err, errors.ErrUnsupported):
-			c.in.Wait = true
-		default:
-			return fmt.Errorf("open control group: %w", err)
+		var err error
+		if c.tasks, err = enterGroup(c.group.Paths(), &c.request, c.files); err != nil {
+			return err
 		}
 	}
 	ownNS := false

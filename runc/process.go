@@ -28,7 +28,7 @@ func (c *creation) process(gate bool) error {
 		return err
 	}
 	c.in.Process = p
-	p.Gate, p.PreserveFDs = gate, c.opts.PreserveFDs
+	p.Gate, p.PreserveFDs, p.Tasks = gate, c.opts.PreserveFDs, c.tasks
 	p.Personality, p.Memory = c.spec.Linux.Personality, c.spec.Linux.MemoryPolicy
 	p.KeepGroups = c.in.Rootless && len(p.Groups) == 0
 	p.Affinity = allCPUs()

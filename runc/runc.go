@@ -102,6 +102,9 @@ type CreateOptions struct {
 	// root directory: as a detached mount that only the container sees.
 	Rootfs []Mount
 	Stdio  Stdio
+	// Check, when not nil, sees the configuration before anything is made; its
+	// error ends the operation.
+	Check func(*specs.Spec) error
 	// NoPivot uses chroot(2) in place of pivot_root(2), for hosts whose root is
 	// an initramfs. It is weaker.
 	NoPivot bool

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/linux/pidfd"
 	"lighter/runc/plan"
 	"lighter/runc/spec"
 	"lighter/runc/state"
@@ -54,7 +55,17 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err := r.startHooks(ctx, rec, s); err != nil {
 		return err
 	}
+	init, err := openInit(rec)
+	if err != nil {
+		return err
+	}
+	defer init.Close()
 	if err := openGate(ctx, dir, s.Process.Args[0]); err != nil {
+		var step *plan.StepError
+		if errors.As(err, &step) {
+			// Init exits; the container is seen as stopped from here on.
+			_, _ = pidfd.Exited(init, deathTimeout)
+		}
 		return fmt.Errorf("start container %q: %w", id, err)
 	}
 	r.poststart(ctx, rec, s)

@@ -64,14 +64,15 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	if o.PreserveFDs, err = preserved(fs); err != nil {
 		return err
 	}
-	tty, err := console(fs, p, detach, &o.Stdio)
-	if err != nil {
+	tty := &terminal{}
+	o.Stdio.Console = console(fs, tty)
+	if err := checkConsole(fs, p, detach); err != nil {
 		return err
 	}
 	defer tty.close()
-	var signals chan os.Signal
+	var sigs *signals
 	if !detach {
-		signals = forwarded()
+		sigs = catch()
 	}
 	pid, err := a.rt.Exec(ctx, id, o)
 	if err != nil {
@@ -83,7 +84,7 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	if detach {
 		return nil
 	}
-	code, err := supervise(pid, signals, tty)
+	code, err := supervise(pid, sigs, tty)
 	if err == nil && code != 0 {
 		return exitCode(code)
 	}

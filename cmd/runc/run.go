@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,7 +16,6 @@ import (
 
 	"lighter/internal/atomicfile"
 	"lighter/runc"
-	"lighter/runc/spec"
 )
 
 func createFlags(fs *flagSet) {
@@ -75,7 +75,7 @@ func runRun(ctx context.Context, a *app, fs *flagSet, args []string) error {
 		return fmt.Errorf("runc run failed: %w", err)
 	}
 	defer tty.close()
-	var signals chan os.Signal
+	var sigs *signals
 	if !detach {
 		if !fs.set["no-subreaper"] {
 			// Processes that init leaves behind come to us.
@@ -83,7 +83,7 @@ func runRun(ctx context.Context, a *app, fs *flagSet, args []string) error {
 				return fmt.Errorf("become subreaper: %w", err)
 			}
 		}
-		signals = forwarded()
+		sigs = catch()
 	}
 	pid, err := a.rt.Run(ctx, id, o)
 	if err != nil {
@@ -95,7 +95,7 @@ func runRun(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	if detach {
 		return nil
 	}
-	code, err := supervise(pid, signals, tty)
+	code, err := supervise(pid, sigs, tty)
 	if !fs.set["keep"] {
 		err = errors.Join(err, a.rt.Delete(ctx, id, true))
 	}
@@ -108,8 +108,8 @@ func runRun(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	return nil
 }
 
-// createOptions makes the options of create and run. The terminal is nil unless
-// the process wants one and this program forwards it.
+// createOptions makes the options of create and run. The terminal is used if the
+// process wants one and this program forwards it.
 func createOptions(fs *flagSet, detach bool) (runc.CreateOptions, *terminal, error) {
 	o := runc.CreateOptions{
 		NoPivot: fs.set["no-pivot"], NoNewKeyring: fs.set["no-new-keyring"],
@@ -122,13 +122,11 @@ func createOptions(fs *flagSet, detach bool) (runc.CreateOptions, *terminal, err
 	if o.PreserveFDs, err = preserved(fs); err != nil {
 		return o, nil, err
 	}
-	s, _, err := spec.Load(o.Bundle)
-	if err != nil {
-		return o, nil, err
-	}
 	o.PIDFD = pidfdSender(fs)
-	tty, err := console(fs, s.Process, detach, &o.Stdio)
-	return o, tty, err
+	tty := &terminal{}
+	o.Stdio.Console = console(fs, tty)
+	o.Check = func(s *specs.Spec) error { return checkConsole(fs, s.Process, detach) }
+	return o, tty, nil
 }
 
 // preserved counts the descriptors that the container inherits: those of
@@ -148,28 +146,29 @@ func preserved(fs *flagSet) (int, error) {
 	return n, nil
 }
 
-// console decides who holds the master of the process's terminal.
-func console(fs *flagSet, p *specs.Process, detach bool, stdio *runc.Stdio) (*terminal, error) {
+// checkConsole says whether somebody takes the master of the process's terminal.
+func checkConsole(fs *flagSet, p *specs.Process, detach bool) error {
 	socket := fs.value("console-socket", "")
 	switch {
-	case !p.Terminal && socket != "":
-		return nil, errors.New("cannot use console socket if runc will not detach or allocate tty")
-	case !p.Terminal:
-		return nil, nil
-	case detach && socket == "":
-		return nil, errors.New("cannot allocate tty if runc will detach without setting console socket")
-	case !detach && socket != "":
-		return nil, errors.New("cannot use console socket if runc will not detach or allocate tty")
-	case detach:
-		stdio.Console = func(master *os.File) error {
-			defer master.Close()
-			return runc.SendFile(socket, []byte("/dev/ptmx"), master)
-		}
-		return nil, nil
+	case p.Terminal && detach && socket == "":
+		return errors.New("cannot allocate tty if runc will detach without setting console socket")
+	case socket != "" && (!p.Terminal || !detach):
+		return errors.New("cannot use console socket if runc will not detach or allocate tty")
 	}
-	t := &terminal{}
-	stdio.Console = t.attach
-	return t, nil
+	return nil
+}
+
+// console returns what takes the master: t, or whoever listens on the console
+// socket.
+func console(fs *flagSet, t *terminal) func(*os.File) error {
+	socket := fs.value("console-socket", "")
+	if socket == "" {
+		return t.attach
+	}
+	return func(master *os.File) error {
+		defer master.Close()
+		return runc.SendFile(socket, []byte("/dev/ptmx"), master)
+	}
 }
 
 func pidfdSender(fs *flagSet) func(*os.File) error {
@@ -194,51 +193,88 @@ func writePID(fs *flagSet, pid int) error {
 	return nil
 }
 
-// forwarded returns a channel with every signal that can be passed on.
-func forwarded() chan os.Signal {
-	c := make(chan os.Signal, 64) // bursts of SIGCHLD and SIGWINCH merge well before that
-	signal.Notify(c)
-	return c
+// forwarded are the signals that are passed on to the process. SIGWINCH is not:
+// it resizes the terminal.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
+	unix.SIGPWR, unix.SIGWINCH,
+}
+
+// signals collects what is sent to this program while the process starts and runs.
+type signals struct {
+	c     chan os.Signal
+	ready chan struct{}
+}
+
+// catch starts to collect signals. It does not wait: registering takes the Go
+// runtime some 50 microseconds for each.
+func catch() *signals {
+	s := &signals{c: make(chan os.Signal, 64), ready: make(chan struct{})} // bursts merge well before 64
+	go func() {
+		signal.Notify(s.c, forwarded...)
+		close(s.ready)
+	}()
+	return s
 }
 
 // supervise waits for the process pid, reaps what falls to this process, forwards
-// signals and terminal. It returns the exit code, 128+n for a signal.
-func supervise(pid int, signals chan os.Signal, tty *terminal) (int, error) {
-	defer signal.Stop(signals)
-	tty.resize()
-	for {
-		// The child may have gone before the channel was made: look first.
-		if code, done, err := reap(pid); done || err != nil {
-			tty.wait()
-			return code, err
-		}
-		switch s := (<-signals).(syscall.Signal); s {
-		case unix.SIGCHLD, unix.SIGURG: // the Go runtime uses SIGURG
-		case unix.SIGWINCH:
-			tty.resize()
-		default:
-			if err := unix.Kill(pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
-				return 0, fmt.Errorf("forward %v: %w", s, err)
+// signals and the terminal. It returns the exit code, 128+n for a signal.
+func supervise(pid int, s *signals, tty *terminal) (int, error) {
+	done := make(chan struct{})
+	var forwarder sync.WaitGroup
+	forwarder.Go(func() {
+		<-s.ready
+		tty.resize()
+		for {
+			select {
+			case sig := <-s.c:
+				if sig == unix.SIGWINCH {
+					tty.resize()
+					continue
+				}
+				// The process may have gone; it is not reaped before done is closed
+				// unless it is ours to report.
+				_ = unix.Kill(pid, sig.(syscall.Signal))
+			case <-done:
+				signal.Stop(s.c)
+				return
 			}
 		}
-	}
+	})
+	code, err := reap(pid, func() {
+		close(done)
+		forwarder.Wait()
+	})
+	tty.wait()
+	return code, err
 }
 
-func reap(pid int) (code int, done bool, err error) {
+// reap waits for the exit of pid and of any process before it. It calls exited
+// while pid is still a zombie, so that nobody signals a process that gets its pid.
+func reap(pid int, exited func()) (int, error) {
 	for {
-		var ws unix.WaitStatus
-		got, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
-		switch {
-		case errors.Is(err, unix.EINTR):
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
 			continue
-		case err != nil:
-			return 0, false, fmt.Errorf("wait for process %d: %w", pid, err)
-		case got == 0:
-			return 0, false, nil
-		case got == pid && ws.Signaled():
-			return 128 + int(ws.Signal()), true, nil
-		case got == pid:
-			return ws.ExitStatus(), true, nil
 		}
+		if err != nil {
+			return 0, fmt.Errorf("wait for process %d: %w", pid, err)
+		}
+		child := childOf(&info)
+		if child == pid {
+			exited()
+		}
+		var ws unix.WaitStatus
+		if _, err := unix.Wait4(child, &ws, 0, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("wait for process %d: %w", child, err)
+		}
+		if child != pid {
+			continue
+		}
+		if ws.Signaled() {
+			return 128 + int(ws.Signal()), nil
+		}
+		return ws.ExitStatus(), nil
 	}
 }

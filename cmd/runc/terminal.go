@@ -4,12 +4,14 @@ import (
 	"io"
 	"os"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // terminal connects the master of a container's pty with this program's standard
-// input and output. A nil *terminal does nothing.
+// input and output. The zero value
+// is connected with nothing and does nothing.
 type terminal struct {
 	master *os.File
 	saved  *unix.Termios // of standard input, while it is raw
@@ -39,7 +41,7 @@ func (t *terminal) attach(master *os.File) error {
 
 // resize gives the container's terminal the size of ours.
 func (t *terminal) resize() {
-	if t == nil || t.master == nil {
+	if t.master == nil {
 		return
 	}
 	ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
@@ -53,20 +55,22 @@ func (t *terminal) resize() {
 
 // wait returns when all output has been copied: the last slave is closed.
 func (t *terminal) wait() {
-	if t != nil {
-		t.output.Wait()
-	}
+	t.output.Wait()
 }
 
 // close restores standard input.
 func (t *terminal) close() {
-	if t == nil {
-		return
-	}
 	if t.saved != nil {
 		_ = unix.IoctlSetTermios(0, unix.TCSETS, t.saved)
 	}
 	if t.master != nil {
 		t.master.Close()
 	}
+}
+
+// childOf returns the pid in what waitid(2) filled in. The unix package does not
+// name the members of the union.
+func childOf(info *unix.Siginfo) int {
+	const pidOffset = 16 // si_signo, si_errno, si_code, padding; then _sigchld.si_pid
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), pidOffset)))
 }

@@ -110,8 +110,9 @@ func Compile(in *Container) (*Plan, error) {
 	c := &compiler{b: newBuilder(), in: in}
 	b, spec, p := c.b, in.Spec, in.Process
 	b.begin(p, in.Rootless)
+	b.join(p)
 	if in.Wait {
-		b.wait("wait for the control group and the id maps", SyncFile)
+		b.wait("wait for the id maps", SyncFile)
 	}
 	b.self(p)
 	c.namespaces()

@@ -21,7 +21,8 @@
 // # The order of a container's plan
 //
 //	become non-dumpable, drop inherited descriptors
-//	wait for the parent (control group, id maps)       if it has something to do
+//	join control groups
+//	wait for the parent (id maps)                      if it has something to do
 //	join or make namespaces, new session, keyring
 //	attach the root, mounts in order, devices, console
 //	wait for the parent (hooks)                        if it has something to do

@@ -15,8 +15,6 @@ type Exec struct {
 	// NewUser says that a user namespace is among them. Fork says that the pid
 	// namespace needs another fork after it has been joined.
 	NewUser, Fork bool
-	// Wait makes the child wait for the parent first.
-	Wait bool
 	// InitialAffinity is the CPU mask until the last moment, or nil.
 	InitialAffinity []byte
 	NoNewKeyring    bool
@@ -31,12 +29,10 @@ func CompileExec(in *Exec) (*Plan, error) {
 	b := newBuilder()
 	p := in.Process
 	b.begin(p, false)
+	b.join(p)
 	if len(in.InitialAffinity) > 0 {
 		b.call("set initial CPU affinity", unix.SYS_SCHED_SETAFFINITY,
 			[]Arg{num(0), num(uint64(len(in.InitialAffinity))), addr(b.buffer(in.InitialAffinity))})
-	}
-	if in.Wait {
-		b.wait("wait for the control group", SyncFile)
 	}
 	b.self(p)
 	b.call("start a session", unix.SYS_SETSID, nil)

@@ -54,6 +54,10 @@ type Process struct {
 	// are NullFile. ChownStdio makes the user the owner of those.
 	Stdio, ChownStdio [3]bool
 
+	// Tasks is how many control groups of cgroup v1 the child moves itself into:
+	// the parent passes the file "tasks" of each as TasksFile.
+	Tasks int
+
 	// AppArmor and SELinux are what is written as label for the next execve.
 	AppArmor, SELinux string
 	// OOMScoreAdj is written by the child when it is not nil.
@@ -118,6 +122,19 @@ func (b *builder) begin(p *Process, dumpable bool) {
 			b.call("give "+StdioFiles[i]+" to the user", unix.SYS_FCHOWN, []Arg{num(uint64(i)), num(uint64(p.UID)), signed(-1)},
 				ignore(unix.EPERM, unix.EINVAL, unix.EROFS))
 		}
+	}
+}
+
+// TasksFile is the name under which the parent passes the i-th file "tasks".
+func TasksFile(i int) string { return fmt.Sprintf("tasks-%d", i) }
+
+// join appends the move into control groups. A process that writes itself, as
+// "0", into "tasks" spares the kernel a lock over all processes, the taking of
+// which lasts an RCU grace period (Linux 5.5); a parent that writes the child into
+// "cgroup.procs" would wait milliseconds for it.
+func (b *builder) join(p *Process) {
+	for i := range p.Tasks {
+		b.call("join control group", unix.SYS_WRITE, []Arg{fileArg(TasksFile(i)), b.string("0"), num(1)})
 	}
 }
 
