@@ -62,7 +62,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	}
 	defer removeSocket(clients)
 	server := rpc.New(rpc.Config{
-		Services: l.Services(), Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Log: log,
+		Services: l.Services(), Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Life: ctx, Log: log,
 	})
 
 	g, gctx := errgroup.WithContext(ctx)
@@ -88,8 +88,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	return g.Wait()
 }
 
-// stopServer waits for requests under way, but not for ever: event streams and
-// waits have no end of their own.
+// stopServer waits for requests under way, but not for ever.
 func stopServer(s *grpc.Server) {
 	cut := time.AfterFunc(stopTimeout, s.Stop)
 	defer cut.Stop()
@@ -123,7 +122,10 @@ func listen(path string, uid, gid int, mode os.FileMode) (net.Listener, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := errors.Join(os.Chown(path, uid, gid), os.Chmod(path, mode)); err != nil {
+	if uid != os.Geteuid() || gid != os.Getegid() {
+		err = os.Chown(path, uid, gid)
+	}
+	if err := errors.Join(err, os.Chmod(path, mode)); err != nil {
 		l.Close()
 		return fail(err)
 	}

@@ -46,6 +46,7 @@ type peer struct {
 	near, far *containerd.Services
 	tasks     *fakeTasks
 	diff      *fakeDiff
+	stop      func() // gracefully
 	close     func() error
 }
 
@@ -75,7 +76,9 @@ func open(ctx context.Context, t *testing.T, root string) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := rpc.New(rpc.Config{Services: p.near, Snapshotters: names, Log: log})
+	life, stop := context.WithCancel(context.Background())
+	server := rpc.New(rpc.Config{Services: p.near, Snapshotters: names, Life: life, Log: log})
+	p.stop = func() { stop(); server.GracefulStop() }
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	far, conn, err := remote.Dial(ctx, "unix://"+address)
@@ -84,6 +87,7 @@ func open(ctx context.Context, t *testing.T, root string) (*peer, error) {
 		if conn != nil {
 			conn.Close()
 		}
+		stop()
 		server.Stop()
 		return errors.Join(<-served, storage.Close(), os.RemoveAll(dir))
 	}
@@ -419,6 +423,15 @@ func TestEvents(t *testing.T) {
 	}
 	if err := p.far.Events.Publish(ctx, "bad topic", &eventapi.TaskOOM{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("Publish to a bad topic = %v, want InvalidArgument", err)
+	}
+}
+
+func TestGracefulStopEndsSubscriptions(t *testing.T) {
+	ctx, p := newPeer(t)
+	_, errs := p.far.Events.Subscribe(ctx)
+	p.stop() // would wait for ever
+	if err := <-errs; !errdefs.IsUnavailable(err) {
+		t.Errorf("errs = %v, want Unavailable", err)
 	}
 }
 

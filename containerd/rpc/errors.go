@@ -78,21 +78,48 @@ func withHeaders(ctx context.Context) context.Context {
 	return ctx
 }
 
-func unary(log *slog.Logger) grpc.UnaryServerInterceptor {
+// endless are the calls that have no end of their own; they end with the server.
+var endless = map[string]bool{
+	"/containerd.services.events.v1.Events/Subscribe": true,
+	"/containerd.services.tasks.v1.Tasks/Wait":        true,
+}
+
+var errStopping = fmt.Errorf("server is stopping: %w", errdefs.ErrUnavailable)
+
+// untilStop runs handle with a ctx that ends with life if method is endless.
+func untilStop(ctx, life context.Context, method string, handle func(context.Context) error) error {
+	if life == nil || !endless[method] {
+		return handle(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(life, func() { cancel(errStopping) })()
+	err := handle(ctx)
+	if life.Err() != nil && errors.Is(context.Cause(ctx), errStopping) {
+		return errStopping
+	}
+	return err
+}
+
+func unary(life context.Context, log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 		err = request(ctx, log, info.FullMethod, func(ctx context.Context) error {
-			var err error
-			resp, err = handler(ctx, req)
-			return err
+			return untilStop(ctx, life, info.FullMethod, func(ctx context.Context) error {
+				var err error
+				resp, err = handler(ctx, req)
+				return err
+			})
 		})
 		return resp, err
 	}
 }
 
-func stream(log *slog.Logger) grpc.StreamServerInterceptor {
+func stream(life context.Context, log *slog.Logger) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		return request(ss.Context(), log, info.FullMethod, func(ctx context.Context) error {
-			return handler(srv, streamWithContext{ss, ctx})
+			return untilStop(ctx, life, info.FullMethod, func(ctx context.Context) error {
+				return handler(srv, streamWithContext{ss, ctx})
+			})
 		})
 	}
 }

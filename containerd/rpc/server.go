@@ -45,14 +45,17 @@ type Config struct {
 	// RuntimeInfo asks the shim of a runtime what it can do; nil when that is not
 	// known.
 	RuntimeInfo func(ctx context.Context, runtime string, options typeurl.Any) (*types.RuntimeInfo, error)
-	Log         *slog.Logger
+	// Life ends the calls that wait for events or exits, which would keep a
+	// graceful stop from ending; nil means never.
+	Life context.Context
+	Log  *slog.Logger
 }
 
 // New returns a server of all services. The caller serves it and stops it.
 func New(cfg Config) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(MaxMessageSize), grpc.MaxSendMsgSize(MaxMessageSize),
-		grpc.UnaryInterceptor(unary(cfg.Log)), grpc.StreamInterceptor(stream(cfg.Log)),
+		grpc.UnaryInterceptor(unary(cfg.Life, cfg.Log)), grpc.StreamInterceptor(stream(cfg.Life, cfg.Log)),
 	)
 	containersapi.RegisterContainersServer(s, &containerServer{store: cfg.Services.Containers})
 	contentapi.RegisterContentServer(s, &contentServer{store: cfg.Services.Content})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ type binaries struct {
 	log  *slog.Logger
 
 	mu    sync.Mutex // guards the fields below
-	ours  map[fileID]*probe
+	asked map[fileID]*probe
 	trees map[fileID]*readOnlyDir // by directory
 }
 
@@ -39,16 +40,25 @@ type fileID struct {
 	mtime      int64 // ns
 }
 
-// probe is the answer to "is this shim ours?", asked once.
+// maker is who made a shim, as far as it changes how it is started.
+type maker int
+
+const (
+	stock  maker = iota // takes BootstrapParams on stdin
+	legacy              // takes the runtime options on stdin: containerd before 2.3
+	ours                // can be launched directly
+)
+
+// probe is the answer to "who made this shim?", asked once.
 type probe struct {
-	once sync.Once
-	ours bool
-	err  error
+	once  sync.Once
+	maker maker
+	err   error
 }
 
 func newBinaries(dirs, env []string, log *slog.Logger) *binaries {
 	return &binaries{dirs: dirs, env: env, log: log,
-		ours: make(map[fileID]*probe), trees: make(map[fileID]*readOnlyDir)}
+		asked: make(map[fileID]*probe), trees: make(map[fileID]*readOnlyDir)}
 }
 
 // close lets go of the directories. Running shims keep their binaries.
@@ -98,18 +108,18 @@ func (b *binaries) find(runtime string) (string, error) {
 	return path, nil
 }
 
-// isOurs reports whether the shim at path can be launched directly, by running
-// it with -v once for each content of the file.
-func (b *binaries) isOurs(path string) (bool, error) {
+// makerOf finds out who made the shim at path, by running it with -v once for
+// each content of the file.
+func (b *binaries) makerOf(path string) (maker, error) {
 	id, err := identify(path)
 	if err != nil {
-		return false, fmt.Errorf("look at shim: %w", err)
+		return stock, fmt.Errorf("look at shim: %w", err)
 	}
 	b.mu.Lock()
-	p := b.ours[id]
+	p := b.asked[id]
 	if p == nil {
 		p = &probe{}
-		b.ours[id] = p
+		b.asked[id] = p
 	}
 	b.mu.Unlock()
 	p.once.Do(func() {
@@ -119,19 +129,38 @@ func (b *binaries) isOurs(path string) (bool, error) {
 		cmd := exec.CommandContext(ctx, path, "-v")
 		cmd.Env = b.env
 		cmd.WaitDelay = time.Second
-		out := &boundedBuffer{limit: 4096}
+		out := &boundedBuffer{limit: 4096, truncate: true}
 		cmd.Stdout = out
 		if err := cmd.Run(); err != nil {
 			p.err = fmt.Errorf("ask shim %q for its version: %w", path, err)
 		}
-		p.ours = strings.Contains(out.String(), version.Product)
+		p.maker = parseMaker(out.String())
 	})
 	if p.err != nil { // ask again next time
 		b.mu.Lock()
-		delete(b.ours, id)
+		delete(b.asked, id)
 		b.mu.Unlock()
 	}
-	return p.ours, p.err
+	return p.maker, p.err
+}
+
+// versionLine is how shims built with containerd's library print its version.
+var versionLine = regexp.MustCompile(`(?m)^\s*Version:\s*v?(\d+)\.(\d+)`)
+
+// parseMaker reads the answer to -v. Shims that say nothing known are taken for
+// new, as a stock containerd takes them.
+func parseMaker(out string) maker {
+	if strings.Contains(out, version.Product) {
+		return ours
+	}
+	if m := versionLine.FindStringSubmatch(out); m != nil {
+		major, _ := strconv.Atoi(m[1])
+		minor, _ := strconv.Atoi(m[2])
+		if major == 1 || major == 2 && minor < 3 {
+			return legacy
+		}
+	}
+	return stock
 }
 
 // readOnlyDir is a detached read-only mount of a directory with programs.

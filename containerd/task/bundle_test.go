@@ -135,6 +135,23 @@ func TestRemoveSparesWhatIsMounted(t *testing.T) {
 	}
 }
 
+func TestParseMaker(t *testing.T) {
+	for out, want := range map[string]maker{
+		"containerd-shim-runc-v2:\n  Version:  1.6.20~ds1\n  Revision: x\n": legacy,
+		"containerd-shim-runc-v2:\n  Version:  v1.7.27\n":                   legacy,
+		"containerd-shim-runc-v2:\n  Version:  v2.2.1\n":                    legacy,
+		"containerd-shim-runc-v2:\n  Version:  v2.3.0-beta.1\n":             stock,
+		"containerd-shim-runc-v2:\n  Version:  v3.0.0\n":                    stock,
+		"containerd-shim-runc-v2:\n  Version:  2.0.0\n  Product: Lighter\n": ours,
+		"containerd-shim-runsc-v1: release-20250101.0":                      stock,
+		"": stock,
+	} {
+		if got := parseMaker(out); got != want {
+			t.Errorf("parseMaker(%q) = %v, want %v", out, got, want)
+		}
+	}
+}
+
 func TestFindShim(t *testing.T) {
 	dir := t.TempDir()
 	shim := filepath.Join(dir, "containerd-shim-runc-v2")

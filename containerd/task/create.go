@@ -106,14 +106,14 @@ func (m *Manager) create(ctx context.Context, id string, opts containerd.TaskCre
 }
 
 func (m *Manager) startShim(ctx context.Context, t *task, options typeurl.Any) (*shim, error) {
-	ours, err := m.binaries.isOurs(t.binary)
+	maker, err := m.binaries.makerOf(t.binary)
 	if err != nil {
 		return nil, err
 	}
-	if ours {
+	if maker == ours {
 		return m.launch(ctx, t)
 	}
-	return m.startVerb(ctx, t, options)
+	return m.startVerb(ctx, t, maker, options)
 }
 
 // abandonLater removes a task whose creation failed without its caller's

@@ -112,7 +112,7 @@ func (m *Manager) launch(ctx context.Context, t *task) (*shim, error) {
 
 // startVerb starts a shim of any make with its "start" verb and connects to the
 // server that it left behind.
-func (m *Manager) startVerb(ctx context.Context, t *task, options typeurl.Any) (*shim, error) {
+func (m *Manager) startVerb(ctx context.Context, t *task, maker maker, options typeurl.Any) (*shim, error) {
 	stopLog, err := m.copyLog(t)
 	if err != nil {
 		return nil, err
@@ -120,22 +120,7 @@ func (m *Manager) startVerb(ctx context.Context, t *task, options typeurl.Any) (
 	undo := cleanup.Make(func() error { stopLog(); return nil })
 	defer undo.Run()
 
-	level := bootapi.LogLevel_LOG_LEVEL_INFO
-	if m.cfg.Debug {
-		level = bootapi.LogLevel_LOG_LEVEL_DEBUG
-	}
-	params := &bootapi.BootstrapParams{
-		InstanceID: t.id, Namespace: t.namespace, LogLevel: level,
-		ContainerdVersion:     version.Version,
-		ContainerdGrpcAddress: m.cfg.Address, ContainerdTtrpcAddress: m.ttrpcAddress(),
-		ContainerdBinary: m.publishBinary,
-	}
-	if options != nil {
-		if err := params.AddExtension(toAny(options)); err != nil {
-			return nil, err
-		}
-	}
-	stdin, err := proto.Marshal(params)
+	stdin, err := m.startInput(t, maker, options)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +144,32 @@ func (m *Manager) startVerb(ctx context.Context, t *task, options typeurl.Any) (
 	s := &shim{stopLog: stopLog}
 	m.attach(t, s, boot.Version, conn)
 	return s, nil
+}
+
+// startInput is what the start verb of such a shim reads.
+func (m *Manager) startInput(t *task, maker maker, options typeurl.Any) ([]byte, error) {
+	if maker == legacy {
+		if options == nil {
+			return nil, nil
+		}
+		return proto.Marshal(toAny(options))
+	}
+	level := bootapi.LogLevel_LOG_LEVEL_INFO
+	if m.cfg.Debug {
+		level = bootapi.LogLevel_LOG_LEVEL_DEBUG
+	}
+	params := &bootapi.BootstrapParams{
+		InstanceID: t.id, Namespace: t.namespace, LogLevel: level,
+		ContainerdVersion:     version.Version,
+		ContainerdGrpcAddress: m.cfg.Address, ContainerdTtrpcAddress: m.ttrpcAddress(),
+		ContainerdBinary: m.publishBinary,
+	}
+	if options != nil {
+		if err := params.AddExtension(toAny(options)); err != nil {
+			return nil, err
+		}
+	}
+	return proto.Marshal(params)
 }
 
 // deleteVerb has the shim binary remove what is left of the task of a dead shim,
