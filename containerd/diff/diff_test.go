@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"lighter/containerd"
+	"lighter/containerd/image"
 	"lighter/containerd/image/imagetest"
 	"lighter/internal/compression"
 	"lighter/internal/testenv"
@@ -28,10 +29,10 @@ import (
 
 func testCtx(t testing.TB) context.Context { return namespaces.WithNamespace(t.Context(), "test") }
 
-func put(t testing.TB, svc *containerd.Services, mediaType string, b []byte) ocispec.Descriptor {
+func put(t testing.TB, ctx context.Context, svc *containerd.Services, mediaType string, b []byte) ocispec.Descriptor {
 	t.Helper()
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	if err := content.WriteBlob(testCtx(t), svc.Content, d.Digest.String(), bytes.NewReader(b), d); err != nil {
+	if err := content.WriteBlob(ctx, svc.Content, d.Digest.String(), bytes.NewReader(b), d); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -70,7 +71,7 @@ func TestApplyFormats(t *testing.T) {
 		"docker mistyped": {images.MediaTypeDockerSchema2LayerGzip, compression.None},
 	} {
 		t.Run(name, func(t *testing.T) {
-			desc := put(t, svc, c.mediaType, compress(t, c.kind, plain))
+			desc := put(t, testCtx(t), svc, c.mediaType, compress(t, c.kind, plain))
 			dir := t.TempDir()
 			var last int64
 			got, err := svc.Diff.Apply(testCtx(t), desc, bind(dir), corediff.WithProgress(func(_ ocispec.Descriptor, n int64) { last = n }), corediff.WithSyncFs(true))
@@ -92,13 +93,13 @@ func TestApplyFormats(t *testing.T) {
 
 func TestApplyErrors(t *testing.T) {
 	svc, _ := imagetest.Services(t)
-	good := put(t, svc, ocispec.MediaTypeImageLayer, imagetest.Layer(t))
+	good := put(t, testCtx(t), svc, ocispec.MediaTypeImageLayer, imagetest.Layer(t))
 	other := good
 	other.MediaType = "application/x-other"
 	missing := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("no"), Size: 2}
 	gz := compress(t, compression.Gzip, bytes.Repeat([]byte("x"), 1<<20))
-	cut := put(t, svc, ocispec.MediaTypeImageLayerGzip, gz[:len(gz)/2])
-	junk := put(t, svc, ocispec.MediaTypeImageLayerGzip, gz)
+	cut := put(t, testCtx(t), svc, ocispec.MediaTypeImageLayerGzip, gz[:len(gz)/2])
+	junk := put(t, testCtx(t), svc, ocispec.MediaTypeImageLayerGzip, gz)
 	dir := t.TempDir()
 	ro := []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", "ro"}}}
 	before := runtime.NumGoroutine()
@@ -137,7 +138,12 @@ func TestCompare(t *testing.T) {
 			if sn == nil {
 				t.Skipf("no %s on this host", name)
 			}
-			ctx := testCtx(t)
+			// Nothing refers to what this makes: without a lease it is garbage.
+			ctx, release, err := image.WithLease(testCtx(t), svc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
 			must := func(err error) {
 				t.Helper()
 				if err != nil {
@@ -149,7 +155,7 @@ func TestCompare(t *testing.T) {
 				m, err := sn.Prepare(ctx, key, parent)
 				must(err)
 				if layer != nil {
-					_, err = svc.Diff.Apply(ctx, put(t, svc, ocispec.MediaTypeImageLayer, layer), m)
+					_, err = svc.Diff.Apply(ctx, put(t, ctx, svc, ocispec.MediaTypeImageLayer, layer), m)
 					must(err)
 				}
 				return m
@@ -253,7 +259,7 @@ func TestBomb(t *testing.T) {
 		zw.Write(zeros)
 	}
 	zw.Close()
-	desc := put(t, svc, ocispec.MediaTypeImageLayerGzip, buf.Bytes())
+	desc := put(t, testCtx(t), svc, ocispec.MediaTypeImageLayerGzip, buf.Bytes())
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	got, err := svc.Diff.Apply(testCtx(t), desc, bind(t.TempDir()))

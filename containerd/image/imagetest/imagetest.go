@@ -5,6 +5,7 @@ package imagetest
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/klauspost/compress/gzip"
 	digest "github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
@@ -190,4 +193,16 @@ func Registry(t testing.TB) string {
 	}
 	t.Fatal("registry does not answer")
 	return ""
+}
+
+// Apply stores the first layer of img and puts it into mounts.
+func Apply(t testing.TB, ctx context.Context, store content.Store, img Image, mounts []mount.Mount) {
+	t.Helper()
+	d := img.Doc.Layers[0]
+	if err := content.WriteBlob(ctx, store, d.Digest.String(), bytes.NewReader(img.Blobs[d.Digest]), d); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := diff.New(store, nil).Apply(ctx, d, mounts); err != nil {
+		t.Fatal(err)
+	}
 }
