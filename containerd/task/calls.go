@@ -177,18 +177,26 @@ func (m *Manager) wait(ctx context.Context, id, execID string) (containerd.Exit,
 			return containerd.Exit{}, errdefs.ErrNotFound // deleted just now
 		}
 	}
-	watched := m.watch(t, p)
+	w := m.watch(t, p)
+	over := w.over
 	for {
 		select {
 		case <-p.done:
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			return p.state.Exit, nil
-		case err := <-watched:
-			if err != nil && !errors.Is(err, errShimDead) {
-				return containerd.Exit{}, err
+		case <-over:
+			if w.err != nil && !errors.Is(w.err, errShimDead) {
+				return containerd.Exit{}, w.err
 			}
-			watched = nil // the burial of the shim says how the process ended
+			over = nil // the burial of the shim says how the process ended
+		case <-t.gone: // never made, or deleted before it ran
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if !p.hasExited() {
+				return containerd.Exit{}, errdefs.ErrNotFound
+			}
+			return p.state.Exit, nil
 		case <-m.life.Done():
 			return containerd.Exit{}, fmt.Errorf("task manager is closed: %w", errdefs.ErrUnavailable)
 		case <-ctx.Done():
@@ -197,32 +205,42 @@ func (m *Manager) wait(ctx context.Context, id, execID string) (containerd.Exit,
 	}
 }
 
+// watch is a call to the shim that waits for the exit of a process, for all who
+// want to know.
+type watch struct {
+	over chan struct{} // closed at the answer
+	err  error         // read after over
+}
+
 // watch has the shim report the exit of p, which it does too when its event was
-// lost. The channel receives at most one error. The goroutine lives as long as
-// the process or the connection to the shim: what it costs, somebody waits for.
-func (m *Manager) watch(t *task, p *process) <-chan error {
-	answer := make(chan error, 1) // the waiter may have gone
+// lost. The goroutine lives as long as the process or the connection to the
+// shim: what it costs, somebody has waited for.
+func (m *Manager) watch(t *task, p *process) *watch {
 	t.mu.Lock()
-	s, id, execID := t.shim, t.id, p.state.ExecID
-	first := s != nil && !p.watched && !p.hasExited()
-	p.watched = p.watched || first
-	t.mu.Unlock()
-	if !first {
-		return nil
+	s, w, execID := t.shim, p.watch, p.state.ExecID
+	if w != nil || s == nil || p.hasExited() {
+		t.mu.Unlock()
+		if w == nil {
+			w = &watch{} // never over: what the caller waits for has happened, or its burial has begun
+		}
+		return w
 	}
+	w = &watch{over: make(chan struct{})}
+	p.watch = w
+	t.mu.Unlock()
 	m.background(func() {
 		var resp api.WaitResponse
-		err := s.call(m.life, maxWait, "Wait", &api.WaitRequest{ID: id, ExecID: execID}, &resp)
+		err := s.call(m.life, maxWait, "Wait", &api.WaitRequest{ID: t.id, ExecID: execID}, &resp)
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if err != nil {
-			p.watched = false // for the next who waits
-			answer <- err
-			return
+		if err == nil {
+			p.exited(exitOf(0, resp.GetExitStatus(), resp.GetExitedAt()))
+		} else {
+			w.err, p.watch = err, nil // the next who waits asks again
 		}
-		p.exited(exitOf(0, resp.GetExitStatus(), resp.GetExitedAt()))
+		close(w.over)
 	})
-	return answer
+	return w
 }
 
 // maxWait is the deadline of a Wait: none that a process would reach, as ttrpc

@@ -15,8 +15,8 @@ import (
 // whose mu guards all but done.
 type process struct {
 	state containerd.TaskState
-	// watched reports that a call waits for the exit.
-	watched bool
+	// watch is the call that waits for the exit, nil for none.
+	watch *watch
 	// done is closed when state.Exit is set.
 	done chan struct{}
 }
