@@ -19,7 +19,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
-	"lighter/engine/container/rootfs"
 	"lighter/internal/cleanup"
 )
 
@@ -387,7 +386,7 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 	if !slices.ContainsFunc(r.Mounts, func(p mountPoint) bool { return p.CopyUp }) {
 		return nil
 	}
-	root, err := rootfs.View(mounts)
+	root, err := m.view(mounts)
 	if err != nil {
 		return err
 	}

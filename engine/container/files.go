@@ -77,9 +77,9 @@ func (m *Manager) root(ctx context.Context, r *record, writable bool) (*rootfs.R
 		return nil, fmt.Errorf("find the file system of container %s: %w", r.ID, err)
 	}
 	if writable {
-		return rootfs.Open(mounts)
+		return m.open(mounts)
 	}
-	return rootfs.View(mounts)
+	return m.view(mounts)
 }
 
 // Changes returns what differs between the container and its image, by path.
@@ -133,7 +133,7 @@ func (m *Manager) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find the file system of container %s: %w", r.ID, err)
 	}
-	root, err := rootfs.View(mounts) // without what is mounted into the container
+	root, err := m.view(mounts) // without what is mounted into the container
 	if err != nil {
 		return err
 	}

@@ -11,9 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/moby/moby/api/types/events"
+
+	"lighter/engine/container/rootfs"
 )
 
 // Defaults of Config.
@@ -34,6 +37,9 @@ type Manager struct {
 	store    *store
 	profiles seccompProfiles
 	users    userCache
+
+	// view and open show a snapshot, rootfs.View and rootfs.Open but in tests.
+	view, open func([]mount.Mount) (*rootfs.Root, error)
 
 	// life is the Manager's own context, in its containerd namespace; it ends
 	// with Close. Goroutines of the Manager run in it and are counted by wg.

@@ -116,7 +116,7 @@ func (m *Manager) settleUser(r *record, layers []mount.Mount) (specs.User, error
 			return u, nil
 		}
 	}
-	root, err := rootfs.View(layers)
+	root, err := m.view(layers)
 	if err != nil {
 		return specs.User{}, err
 	}
@@ -153,7 +153,7 @@ func (m *Manager) settleWorkdir(r *record, view *rootfs.Root, layers []mount.Mou
 	if !errors.Is(err, os.ErrNotExist) {
 		return false, fmt.Errorf("Cannot mkdir: %s is not a directory", dir)
 	}
-	own, err := rootfs.Open(layers)
+	own, err := m.open(layers)
 	if err != nil {
 		return false, err
 	}

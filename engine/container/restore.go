@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 
 	"lighter/containerd"
+	"lighter/engine/container/rootfs"
 )
 
 // Open loads the containers below cfg.DataRoot and brings each to a state that
@@ -35,29 +36,39 @@ func Open(ctx context.Context, deps Deps, cfg Config) (*Manager, error) {
 	m := &Manager{
 		Deps: deps, cfg: cfg,
 		byID: make(map[string]*entry), names: make(map[string]string), execs: make(map[string]*exec),
+		view: rootfs.View, open: rootfs.Open,
 	}
-	m.Log = deps.Log.With("component", "container")
-	for dir, perm := range map[string]os.FileMode{filepath.Dir(m.dir("x")): 0o710, filepath.Dir(m.runDir("x")): 0o700} {
-		if err := os.MkdirAll(dir, perm); err != nil {
-			return nil, fmt.Errorf("open containers: %w", err)
-		}
-	}
-	store, records, err := openStore(filepath.Join(cfg.DataRoot, "containers.db"), m.Log)
-	if err != nil {
+	if err := m.load(ctx); err != nil {
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
-	m.store = store
-	m.life, m.end = context.WithCancel(m.in(context.WithoutCancel(ctx)))
-	if err := m.restore(m.in(ctx), records); err != nil {
-		m.end()
-		m.wg.Wait()
-		return nil, errors.Join(fmt.Errorf("open containers: %w", err), store.close())
-	}
-	m.followOOM()
 	return m, nil
 }
 
-func (m *Manager) restore(ctx context.Context, records []*record) error {
+// load is the part of Open that works on the Manager.
+func (m *Manager) load(ctx context.Context) error {
+	m.Log = m.Log.With("component", "container")
+	for dir, perm := range map[string]os.FileMode{filepath.Dir(m.dir("x")): 0o710, filepath.Dir(m.runDir("x")): 0o700} {
+		if err := os.MkdirAll(dir, perm); err != nil {
+			return err
+		}
+	}
+	began := time.Now() // no container can be made before this
+	store, records, err := openStore(filepath.Join(m.cfg.DataRoot, "containers.db"), m.Log)
+	if err != nil {
+		return err
+	}
+	m.store = store
+	m.life, m.end = context.WithCancel(m.in(context.WithoutCancel(ctx)))
+	if err := m.restore(m.in(ctx), records, began); err != nil {
+		m.end()
+		m.wg.Wait()
+		return errors.Join(err, store.close())
+	}
+	m.followOOM()
+	return nil
+}
+
+func (m *Manager) restore(ctx context.Context, records []*record, began time.Time) error {
 	states, err := m.Services.Tasks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
@@ -98,7 +109,7 @@ func (m *Manager) restore(ctx context.Context, records []*record) error {
 			m.wg.Go(func() { m.sweepTask(id) })
 		}
 	}
-	m.wg.Go(m.sweep)
+	m.wg.Go(func() { m.sweep(began) })
 	return nil
 }
 
@@ -237,9 +248,8 @@ func (m *Manager) ownsTask(ctx context.Context, id string) bool {
 
 // sweep removes directories, snapshots and specs that no record refers to. It
 // looks before it compares, and a container's things are made before its
-// record: what is younger than the Manager is left alone.
-func (m *Manager) sweep() {
-	began := time.Now()
+// record: what is younger than began is left alone.
+func (m *Manager) sweep(began time.Time) {
 	for _, root := range []string{filepath.Dir(m.dir("x")), filepath.Dir(m.runDir("x"))} {
 		dirs, err := os.ReadDir(root)
 		if err != nil {

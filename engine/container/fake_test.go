@@ -1,0 +1,786 @@
+package container
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	ctrdcontainers "github.com/containerd/containerd/v2/core/containers"
+	coreevents "github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	api "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"lighter/containerd"
+	"lighter/engine/container/rootfs"
+	"lighter/engine/events"
+	"lighter/engine/volume"
+	"lighter/internal/shimio"
+)
+
+// world is a host without a kernel: what outlives a Manager.
+type world struct {
+	t        *testing.T
+	dir      string
+	tasks    *fakeTasks
+	specs    *fakeSpecs
+	snaps    *fakeSnapshots
+	networks *fakeNetworks
+	bus      *events.Bus
+	cfg      Config
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), networks: &fakeNetworks{held: map[string]bool{}}, bus: events.New()}
+	w.specs = &fakeSpecs{m: map[string]ctrdcontainers.Container{}}
+	w.tasks = &fakeTasks{t: t, specs: w.specs, m: map[string]*fakeTask{}, wedged: map[string]chan struct{}{}}
+	w.snaps = &fakeSnapshots{dir: filepath.Join(w.dir, "snapshots"), m: map[string]snapshots.Info{"chain": {Name: "chain", Kind: snapshots.KindCommitted}}}
+	w.cfg = Config{DataRoot: filepath.Join(w.dir, "data"), ExecRoot: filepath.Join(w.dir, "run")}
+	for _, d := range []string{"chain/etc", "chain/data", "chain/work"} {
+		if err := os.MkdirAll(filepath.Join(w.snaps.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(w.snaps.dir, "chain/etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/:/bin/sh\n")
+	write(t, filepath.Join(w.snaps.dir, "chain/etc/group"), "root:x:0:\nweb:x:34:\nwheel:x:10:root,web\n")
+	write(t, filepath.Join(w.snaps.dir, "chain/data/seed"), "from the image")
+	return w
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// open starts an engine in the world.
+func (w *world) open() *Manager {
+	w.t.Helper()
+	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	volumes, err := volume.Open(filepath.Join(w.dir, "data", "volumes"), w.bus, log)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	services := containerd.Services{Containers: w.specs, Tasks: w.tasks, Events: noEvents{}}
+	m := &Manager{
+		Deps: Deps{
+			Services: services.WithSnapshotters(map[string]snapshots.Snapshotter{containerd.DefaultSnapshotter: w.snaps}),
+			Images:   fakeImages{}, Networks: w.networks, Volumes: volumes, Events: w.bus, Log: log,
+		},
+		cfg:  w.cfg.withDefaults(),
+		byID: map[string]*entry{}, names: map[string]string{}, execs: map[string]*exec{},
+	}
+	m.view = w.show
+	m.open = w.show
+	if err := m.load(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+// show stands in for a mount: the directory of the snapshot's parent.
+func (w *world) show([]mount.Mount) (*rootfs.Root, error) {
+	return rootfs.Dir(filepath.Join(w.snaps.dir, "chain"))
+}
+
+func (w *world) close(m *Manager) {
+	w.t.Helper()
+	if err := m.Close(context.Background()); err != nil {
+		w.t.Errorf("Close() = %v", err)
+	}
+}
+
+// crash ends an engine as kill -9 does: nothing more is written, tasks go on.
+func (w *world) crash(m *Manager) {
+	m.end()
+	m.wg.Wait()
+	m.store.mu.Lock()
+	m.store.pending = map[string]*record{}
+	m.store.mu.Unlock()
+	if err := m.store.close(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *world) create(m *Manager, name string, cmd ...string) string {
+	w.t.Helper()
+	return w.createWith(m, name, func(*api.Config, *api.HostConfig) {}, cmd...)
+}
+
+func (w *world) createWith(m *Manager, name string, edit func(*api.Config, *api.HostConfig), cmd ...string) string {
+	w.t.Helper()
+	c, h := &api.Config{Image: "img", Cmd: cmd}, &api.HostConfig{}
+	edit(c, h)
+	resp, err := m.Create(context.Background(), CreateOptions{Name: name, Config: c, HostConfig: h})
+	if err != nil {
+		w.t.Fatalf("create %s: %v", name, err)
+	}
+	return resp.ID
+}
+
+func (w *world) start(m *Manager, ref string) {
+	w.t.Helper()
+	if _, err := m.Start(context.Background(), ref); err != nil {
+		w.t.Fatalf("start %s: %v", ref, err)
+	}
+}
+
+// wait returns how ref ends.
+func (w *world) wait(m *Manager, ref string, c api.WaitCondition) WaitResult {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	ch, err := m.Wait(ctx, ref, c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	res, ok := <-ch
+	if !ok {
+		w.t.Fatalf("wait for %s: nothing happened", ref)
+	}
+	return res
+}
+
+func (w *world) state(m *Manager, ref string) State {
+	w.t.Helper()
+	e, err := m.lookup(ref)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return e.rec.Load().State
+}
+
+// --- images, networks, specs, events
+
+type fakeImages struct{}
+
+func (fakeImages) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (*Image, error) {
+	if ref != "img" {
+		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref + ":latest")
+	}
+	img := &Image{ID: "sha256:1111", Name: "img:latest", ChainID: "chain"}
+	img.Config.OS, img.Config.Architecture = "linux", "amd64"
+	img.Config.Config = dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{
+		Env: []string{"PATH=/bin", "FROM=image"}, Cmd: []string{"sleep"}, Labels: map[string]string{"img": "yes"},
+	}}
+	return img, nil
+}
+
+type fakeNetworks struct {
+	mu       sync.Mutex
+	held     map[string]bool
+	restored map[string]int
+	fail     error
+}
+
+func (f *fakeNetworks) Allocate(_ context.Context, req NetworkRequest) (*NetworkAllocation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	f.held[req.ID] = true
+	return &NetworkAllocation{
+		SandboxID: req.ID[:4], Hosts: []byte("127.0.0.1 localhost\n"), ResolvConf: []byte("nameserver 10.0.0.1\n"),
+		Networks: map[string]*network.EndpointSettings{"bridge": {NetworkID: "b123"}},
+	}, nil
+}
+func (f *fakeNetworks) Connect(context.Context, string, int) error { return nil }
+func (f *fakeNetworks) Release(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.held, id)
+	return nil
+}
+func (f *fakeNetworks) Restore(_ context.Context, live map[string]int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.restored = live
+	for id := range f.held {
+		if _, ok := live[id]; !ok {
+			delete(f.held, id)
+		}
+	}
+	return nil
+}
+func (f *fakeNetworks) ConnectRunning(_ context.Context, _ string, _ int, ref string, s *network.EndpointSettings) (*NetworkAllocation, error) {
+	return &NetworkAllocation{Networks: map[string]*network.EndpointSettings{"bridge": {}, ref: s}}, nil
+}
+func (f *fakeNetworks) DisconnectRunning(context.Context, string, int, string, bool) (*NetworkAllocation, error) {
+	return &NetworkAllocation{Networks: map[string]*network.EndpointSettings{"bridge": {}}}, nil
+}
+func (f *fakeNetworks) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.held)
+}
+
+type fakeSpecs struct {
+	mu sync.Mutex
+	m  map[string]ctrdcontainers.Container
+}
+
+func (f *fakeSpecs) Get(_ context.Context, id string) (ctrdcontainers.Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.m[id]
+	if !ok {
+		return c, errdefs.ErrNotFound
+	}
+	return c, nil
+}
+func (f *fakeSpecs) List(context.Context, ...string) ([]ctrdcontainers.Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []ctrdcontainers.Container
+	for _, c := range f.m {
+		all = append(all, c)
+	}
+	return all, nil
+}
+func (f *fakeSpecs) Create(_ context.Context, c ctrdcontainers.Container) (ctrdcontainers.Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[c.ID]; ok {
+		return c, errdefs.ErrAlreadyExists
+	}
+	f.m[c.ID] = c
+	return c, nil
+}
+func (f *fakeSpecs) Update(_ context.Context, c ctrdcontainers.Container, _ ...string) (ctrdcontainers.Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[c.ID]; !ok {
+		return c, errdefs.ErrNotFound
+	}
+	f.m[c.ID] = c
+	return c, nil
+}
+func (f *fakeSpecs) Delete(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[id]; !ok {
+		return errdefs.ErrNotFound
+	}
+	delete(f.m, id)
+	return nil
+}
+
+type noEvents struct{}
+
+func (noEvents) Publish(context.Context, string, coreevents.Event) error { return nil }
+func (noEvents) Forward(context.Context, *coreevents.Envelope) error     { return nil }
+func (noEvents) Subscribe(ctx context.Context, _ ...string) (<-chan *coreevents.Envelope, <-chan error) {
+	return make(chan *coreevents.Envelope), make(chan error)
+}
+
+// --- snapshots
+
+type fakeSnapshots struct {
+	snapshots.Snapshotter
+	dir string
+	mu  sync.Mutex
+	m   map[string]snapshots.Info
+}
+
+func (f *fakeSnapshots) Prepare(_ context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[parent]; !ok && parent != "" {
+		return nil, errdefs.ErrNotFound
+	}
+	info := snapshots.Info{Name: key, Parent: parent, Kind: snapshots.KindActive, Created: time.Now()}
+	for _, o := range opts {
+		if err := o(&info); err != nil {
+			return nil, err
+		}
+	}
+	f.m[key] = info
+	return []mount.Mount{{Type: "bind", Source: f.dir}}, nil
+}
+func (f *fakeSnapshots) Mounts(_ context.Context, key string) ([]mount.Mount, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[key]; !ok {
+		return nil, errdefs.ErrNotFound
+	}
+	return []mount.Mount{{Type: "bind", Source: f.dir}}, nil
+}
+func (f *fakeSnapshots) Remove(_ context.Context, key string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[key]; !ok {
+		return errdefs.ErrNotFound
+	}
+	delete(f.m, key)
+	return nil
+}
+func (f *fakeSnapshots) Stat(_ context.Context, key string) (snapshots.Info, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, ok := f.m[key]
+	if !ok {
+		return info, errdefs.ErrNotFound
+	}
+	return info, nil
+}
+func (f *fakeSnapshots) Usage(_ context.Context, key string) (snapshots.Usage, error) {
+	if _, err := f.Stat(context.Background(), key); err != nil {
+		return snapshots.Usage{}, err
+	}
+	return snapshots.Usage{Size: 10}, nil
+}
+func (f *fakeSnapshots) Walk(ctx context.Context, fn snapshots.WalkFunc, _ ...string) error {
+	f.mu.Lock()
+	var all []snapshots.Info
+	for _, info := range f.m {
+		all = append(all, info)
+	}
+	f.mu.Unlock()
+	for _, info := range all {
+		if err := fn(ctx, info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+func (f *fakeSnapshots) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.m) - 1 // the image's
+}
+
+// --- tasks: the supervisor, the shim and the programs
+
+type fakeTasks struct {
+	containerd.Tasks // what no test calls
+	t                *testing.T
+	specs            *fakeSpecs
+	mu               sync.Mutex
+	m                map[string]*fakeTask
+	wedged           map[string]chan struct{} // Create of that container hangs
+	nextPid          uint32
+}
+
+type fakeTask struct {
+	id       string
+	listener *net.UnixListener
+	paused   bool
+	procs    map[string]*fakeProc
+}
+
+type fakeProc struct {
+	args    []string
+	tty     bool
+	stdio   shimio.Stdio
+	signals chan syscall.Signal
+	started bool
+	done    chan struct{}
+	exit    containerd.Exit
+	pid     uint32
+
+	mu       sync.Mutex
+	attached []*fakeConn
+	stdin    *io.PipeReader
+	stdinW   *io.PipeWriter
+	logFile  *os.File
+}
+
+type fakeConn struct {
+	*net.UnixConn
+	req shimio.Request
+}
+
+func (f *fakeTasks) proc(id, exec string) (*fakeProc, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t, ok := f.m[id]; ok {
+		if p, ok := t.procs[exec]; ok {
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("task %s %s: %w", id, exec, errdefs.ErrNotFound)
+}
+
+func newFakeProc(args []string, tty bool, stdio shimio.Stdio) *fakeProc {
+	p := &fakeProc{args: args, tty: tty, stdio: stdio, signals: make(chan syscall.Signal, 16), done: make(chan struct{})}
+	p.stdin, p.stdinW = io.Pipe()
+	return p
+}
+
+func (f *fakeTasks) Create(_ context.Context, id string, opts containerd.TaskCreate) (uint32, error) {
+	f.mu.Lock()
+	wedge := f.wedged[id]
+	f.mu.Unlock()
+	if wedge != nil {
+		<-wedge
+	}
+	c, err := f.specs.Get(context.Background(), id)
+	if err != nil {
+		return 0, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
+		return 0, err
+	}
+	stdio, err := shimio.Parse(opts.Stdout)
+	if err != nil {
+		return 0, err
+	}
+	t := &fakeTask{id: id, procs: map[string]*fakeProc{}}
+	if t.listener, err = shimio.Listen(stdio.AttachSocket); err != nil {
+		return 0, err
+	}
+	p := newFakeProc(spec.Process.Args, opts.Terminal, stdio)
+	if stdio.LogPath != "" {
+		if p.logFile, err = os.OpenFile(stdio.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640); err != nil {
+			return 0, err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.m[id]; ok {
+		return 0, errdefs.ErrAlreadyExists
+	}
+	f.nextPid++
+	p.pid = f.nextPid
+	t.procs[""] = p
+	f.m[id] = t
+	go f.serve(t)
+	return p.pid, nil
+}
+
+func (f *fakeTasks) serve(t *fakeTask) {
+	for {
+		conn, err := t.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		var req shimio.Request
+		rest, err := shimio.ReadLine(conn, &req)
+		if err != nil {
+			conn.Close()
+			continue
+		}
+		p, err := f.proc(t.id, req.Process)
+		if err != nil {
+			io.WriteString(conn, `{"error":"no such process"}`+"\n")
+			conn.Close()
+			continue
+		}
+		p.mu.Lock()
+		select {
+		case <-p.done:
+			io.WriteString(conn, `{"error":"process has exited"}`+"\n")
+			conn.Close()
+		default:
+			fmt.Fprintf(conn, "{\"tty\":%v}\n", p.tty)
+			p.attached = append(p.attached, &fakeConn{conn, req})
+			if req.Stdin && p.stdio.Stdin {
+				go func() {
+					io.Copy(p.stdinW, rest)
+					if p.stdio.StdinOnce {
+						p.stdinW.Close()
+					}
+				}()
+			}
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (p *fakeProc) print(stream string, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.logFile != nil {
+		line, _ := json.Marshal(map[string]any{"log": text, "stream": stream, "time": time.Now().UTC()})
+		p.logFile.Write(append(line, '\n'))
+	}
+	for _, c := range p.attached {
+		if stream == "stdout" && !c.req.Stdout || stream == "stderr" && !c.req.Stderr {
+			continue
+		}
+		data := []byte(text)
+		if c.req.Framed {
+			head := make([]byte, 8)
+			head[0] = 1
+			if stream == "stderr" {
+				head[0] = 2
+			}
+			binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
+			data = append(head, data...)
+		}
+		c.Write(data)
+	}
+}
+
+// run is the program: its first argument says which.
+func (p *fakeProc) run() uint32 {
+	arg := func(i int) string {
+		if i < len(p.args) {
+			return p.args[i]
+		}
+		return ""
+	}
+	switch p.args[0] {
+	case "exit":
+		code, _ := strconv.Atoi(arg(1))
+		return uint32(code)
+	case "echo":
+		p.print("stdout", arg(1)+"\n")
+		return 0
+	case "both":
+		p.print("stdout", "out\n")
+		p.print("stderr", "err\n")
+		return 3
+	case "cat":
+		go func() {
+			<-p.signals
+			p.stdin.CloseWithError(io.EOF)
+			p.stdinW.Close()
+		}()
+		r := bufio.NewReader(p.stdin)
+		for {
+			line, err := r.ReadString('\n')
+			if line != "" {
+				p.print("stdout", line)
+			}
+			if err != nil {
+				return 0
+			}
+		}
+	}
+	for sig := range p.signals { // sleep and stubborn
+		if sig == syscall.SIGKILL || p.args[0] != "stubborn" && sig != syscall.SIGHUP {
+			return 128 + uint32(sig)
+		}
+	}
+	return 0
+}
+
+func (f *fakeTasks) Start(_ context.Context, id, exec string) (uint32, error) {
+	p, err := f.proc(id, exec)
+	if err != nil {
+		return 0, err
+	}
+	switch p.args[0] {
+	case "missing":
+		p.end(127)
+		return 0, errors.New(`exec: "missing": executable file not found in $PATH`)
+	case "denied":
+		p.end(126)
+		return 0, errors.New(`exec: "denied": permission denied`)
+	}
+	f.mu.Lock()
+	p.started = true
+	f.mu.Unlock()
+	go func() { p.end(p.run()) }()
+	return p.pid, nil
+}
+
+func (p *fakeProc) end(code uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exit = containerd.Exit{Pid: p.pid, Code: code, ExitedAt: time.Now()}
+	for _, c := range p.attached {
+		c.Close()
+	}
+	if p.logFile != nil {
+		p.logFile.Close()
+	}
+	close(p.done)
+}
+
+func (f *fakeTasks) Exec(_ context.Context, id, exec string, opts containerd.TaskExec) error {
+	if _, err := f.proc(id, ""); err != nil {
+		return err
+	}
+	var spec specs.Process
+	if err := json.Unmarshal(opts.Spec.GetValue(), &spec); err != nil {
+		return err
+	}
+	stdio, err := shimio.Parse(opts.Stdout)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nextPid++
+	p := newFakeProc(spec.Args, opts.Terminal, stdio)
+	p.pid = f.nextPid
+	f.m[id].procs[exec] = p
+	return nil
+}
+
+func (f *fakeTasks) Delete(_ context.Context, id, exec string) (containerd.Exit, error) {
+	p, err := f.proc(id, exec)
+	if err != nil {
+		return containerd.Exit{}, err
+	}
+	select {
+	case <-p.done:
+	default:
+		if p.started {
+			return containerd.Exit{}, errdefs.ErrFailedPrecondition
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if exec == "" {
+		f.m[id].listener.Close()
+		delete(f.m, id)
+	} else {
+		delete(f.m[id].procs, exec)
+	}
+	return p.exit, nil
+}
+
+func (f *fakeTasks) status(p *fakeProc, paused bool) containerd.Status {
+	select {
+	case <-p.done:
+		return containerd.StatusStopped
+	default:
+	}
+	switch {
+	case !p.started:
+		return containerd.StatusCreated
+	case paused:
+		return containerd.StatusPaused
+	}
+	return containerd.StatusRunning
+}
+
+func (f *fakeTasks) State(_ context.Context, id, exec string) (containerd.TaskState, error) {
+	p, err := f.proc(id, exec)
+	if err != nil {
+		return containerd.TaskState{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return containerd.TaskState{ID: id, ExecID: exec, Pid: p.pid, Status: f.status(p, f.m[id].paused), Exit: p.exit}, nil
+}
+
+func (f *fakeTasks) List(context.Context) ([]containerd.TaskState, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []containerd.TaskState
+	for id, t := range f.m {
+		p := t.procs[""]
+		all = append(all, containerd.TaskState{ID: id, Pid: p.pid, Status: f.status(p, t.paused), Exit: p.exit})
+	}
+	return all, nil
+}
+
+func (f *fakeTasks) Wait(ctx context.Context, id, exec string) (containerd.Exit, error) {
+	p, err := f.proc(id, exec)
+	if err != nil {
+		return containerd.Exit{}, err
+	}
+	select {
+	case <-p.done:
+		return p.exit, nil
+	case <-ctx.Done():
+		return containerd.Exit{}, ctx.Err()
+	}
+}
+
+func (f *fakeTasks) Kill(_ context.Context, id, exec string, sig syscall.Signal, all bool) error {
+	p, err := f.proc(id, exec)
+	if err != nil {
+		return err
+	}
+	if f.status(p, false) == containerd.StatusStopped {
+		return errdefs.ErrNotFound
+	}
+	if !p.started {
+		if sig == syscall.SIGKILL {
+			p.end(137)
+		}
+		return nil
+	}
+	p.signals <- sig
+	return nil
+}
+
+func (f *fakeTasks) Pause(_ context.Context, id string) error  { return f.setPaused(id, true) }
+func (f *fakeTasks) Resume(_ context.Context, id string) error { return f.setPaused(id, false) }
+func (f *fakeTasks) setPaused(id string, v bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t, ok := f.m[id]
+	if !ok {
+		return errdefs.ErrNotFound
+	}
+	t.paused = v
+	return nil
+}
+func (f *fakeTasks) ResizePty(context.Context, string, string, uint32, uint32) error { return nil }
+func (f *fakeTasks) Update(context.Context, string, typeurl.Any) error               { return nil }
+func (f *fakeTasks) Pids(_ context.Context, id string) ([]uint32, error) {
+	return []uint32{uint32(os.Getpid())}, nil
+}
+
+func (f *fakeTasks) running() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var ids []string
+	for id := range f.m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// pipeClient is an attached client in memory.
+type pipeClient struct {
+	in  io.Reader
+	out *lockedBuffer
+	eof chan struct{}
+	one sync.Once
+}
+
+func newClient(in io.Reader) *pipeClient {
+	return &pipeClient{in: in, out: &lockedBuffer{}, eof: make(chan struct{})}
+}
+func (c *pipeClient) Read(p []byte) (int, error)  { return c.in.Read(p) }
+func (c *pipeClient) Write(p []byte) (int, error) { return c.out.Write(p) }
+func (c *pipeClient) CloseWrite() error           { c.one.Do(func() { close(c.eof) }); return nil }
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf = append(b.buf, p...)
+	return len(p), nil
+}
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.buf)
+}
