@@ -350,13 +350,14 @@ func classOf(err error, missing error) error {
 	return nil
 }
 
-// explain adds to err what the kernel means by errno in this place.
+// explain adds to err, if it is a fileError for errno without a hint, what the
+// kernel means by that errno in this place.
 func explain(err error, errno unix.Errno, hint string, args ...any) error {
-	var fe *fileError
-	if errors.As(err, &fe) && fe.err == error(errno) {
-		c := *fe
-		c.hint = fmt.Sprintf(hint, args...)
-		return &c
+	fe, ok := err.(*fileError)
+	if !ok || fe.err != error(errno) || fe.hint != "" {
+		return err
 	}
-	return err
+	c := *fe
+	c.hint = fmt.Sprintf(hint, args...)
+	return &c
 }
