@@ -30,6 +30,7 @@ func Registry(t testing.TB) string {
 		t.Fatal(err)
 	}
 	p := start(t, filepath.Join(dir, "registry.log"), "docker-registry", "serve", config)
+	t.Cleanup(func() { p.kill(t) })
 	Eventually(t, startTimeout, "the registry", func() bool {
 		if !p.running() {
 			raw, _ := os.ReadFile(p.log)
