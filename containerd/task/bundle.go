@@ -180,6 +180,22 @@ func (b bundle) loadBootstrap() (bootstrap, error) {
 	return parseBootstrap(data)
 }
 
+// removeSocket removes what a dead shim listened on, which may lie outside of
+// the bundle.
+func (b bundle) removeSocket() {
+	boot, err := b.loadBootstrap()
+	if err != nil {
+		return
+	}
+	path, err := socketPath(boot.Address)
+	if err != nil {
+		return
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+		os.Remove(path)
+	}
+}
+
 // tail returns the last n bytes of the file called name, "" when there is none.
 func (b bundle) tail(name string, n int64) string {
 	f, err := os.OpenFile(b.file(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)

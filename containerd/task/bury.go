@@ -68,6 +68,7 @@ func (m *Manager) bury(t *task) {
 		exit.ExitedAt = time.Now().UTC()
 	}
 	m.announceDeath(t, exit)
+	t.bundle.removeSocket()
 	if err := t.bundle.remove(); err != nil {
 		log.Error("can't remove bundle", "err", err)
 	}

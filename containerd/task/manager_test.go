@@ -394,6 +394,9 @@ func TestShimDeath(t *testing.T) {
 			if got := e.notes("deleted"); len(got) != 1 || got[0] != "test/c1" {
 				t.Errorf("delete verb ran for %q, want once for test/c1", got)
 			}
+			if _, err := os.Lstat(filepath.Join(e.dir, "c1.sock")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the shim's socket: %v, want it removed", err)
+			}
 			if task.shim.child != nil {
 				if err := syscall.Kill(task.shim.child.pid, 0); err != syscall.ESRCH {
 					t.Errorf("shim was not reaped: %v", err)
@@ -501,6 +504,9 @@ func TestHungShimDelaysNobody(t *testing.T) {
 	e.run("well")
 	pid := e.pid("hung")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := syscall.Wait4(pid, nil, syscall.WUNTRACED, nil); err != nil { // until it has stopped
 		t.Fatal(err)
 	}
 	start := time.Now()
