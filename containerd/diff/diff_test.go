@@ -271,3 +271,22 @@ func TestBomb(t *testing.T) {
 		t.Errorf("allocated %s", fmt.Sprint(n))
 	}
 }
+
+// BenchmarkApply unpacks a layer of 1000 files and 64 MiB.
+func BenchmarkApply(b *testing.B) {
+	svc, _ := imagetest.Services(b)
+	var files []imagetest.File
+	text := bytes.Repeat([]byte("some text of a program, and more\n"), 2000)
+	for i := range 1000 {
+		files = append(files, imagetest.File{Name: fmt.Sprintf("d%d/f%d", i/20, i), Body: fmt.Sprint(i) + string(text)})
+	}
+	plain := imagetest.Layer(b, files...)
+	desc := put(b, testCtx(b), svc, ocispec.MediaTypeImageLayerGzip, compress(b, compression.Gzip, plain))
+	b.SetBytes(int64(len(plain)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := svc.Diff.Apply(testCtx(b), desc, bind(b.TempDir())); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -26,7 +26,6 @@ type ListOptions struct {
 	Filters    Filters
 	SharedSize bool
 	Manifests  bool
-	Identity   bool
 }
 
 // List returns the images, newest first, each ID once.

@@ -1,12 +1,57 @@
 package tarball
 
 import (
+	"archive/tar"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// xattrs sets the extended attributes that an archive may decide about. Those
+// of overlayfs would redirect lookups, and security labels are the host's.
+func (x *extractor) xattrs(hdr *tar.Header, set func(name string, value []byte) error) error {
+	for key, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		if !ok || !allowedXattr(name) {
+			continue
+		}
+		err := retry(func() error { return set(name, []byte(value)) })
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			x.stats.SkippedXattrs++
+			continue
+		}
+		if errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.") {
+			x.stats.SkippedXattrs++ // not for links and devices
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("set attribute %.64q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func allowedXattr(name string) bool {
+	if len(name) > 255 {
+		return false
+	}
+	ns, rest, ok := strings.Cut(name, ".")
+	if !ok || rest == "" {
+		return false
+	}
+	switch ns {
+	case "user", "trusted":
+		return rest != "overlay" && !strings.HasPrefix(rest, "overlay.")
+	case "security":
+		return rest == "capability" || rest == "ima" || rest == "evm"
+	case "system":
+		return rest == "posix_acl_access" || rest == "posix_acl_default"
+	}
+	return false
+}
 
 // readXattrs returns the attributes of the open file that belong in an archive.
 func readXattrs(fd int) (map[string]string, error) {
