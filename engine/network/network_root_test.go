@@ -331,10 +331,25 @@ func TestLoopbackFromOutside(t *testing.T) {
 		}
 		p.try("ask udp 127.0.0.1:9999")
 	}
-	pc.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	buf := make([]byte, 10)
-	if n, from, err := pc.ReadFrom(buf); err == nil {
-		t.Errorf("the host's loopback socket received %q from %s", buf[:n], from)
+	// Nor does one that only claims to come from there.
+	all, err := net.ListenPacket("udp4", ":9998")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	evil.do("addr eth0 127.0.0.5/32")
+	evil.do("tell 172.17.0.1:9998 127.0.0.5")
+	for _, c := range []net.PacketConn{pc, all} {
+		c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		buf := make([]byte, 10)
+		if n, from, err := c.ReadFrom(buf); err == nil {
+			t.Errorf("the host received %q from %s", buf[:n], from)
+		}
+	}
+	evil.do("tell 172.17.0.1:9998 172.17.0.3")
+	all.SetReadDeadline(time.Now().Add(askTimeout))
+	if _, _, err := all.ReadFrom(make([]byte, 10)); err != nil {
+		t.Errorf("an honest datagram: %v", err)
 	}
 	hostWants(t, "tcp", "127.0.0.1:8081", "web sees")
 }
@@ -435,8 +450,16 @@ func TestUserDefinedNetworks(t *testing.T) {
 	w.client.do("serve tcp 9000 next")
 	red1.wants("tcp", nextHost+":9000", "next sees "+hostAddr)
 	dark1.isRefused("tcp", nextHost+":9000")
-	if strings.Contains(dark1.do("links"), "via=") || dark1.alloc.Endpoints["dark"].Gateway.IsValid() {
-		t.Errorf("internal network has a gateway: %s", dark1.do("links"))
+	// Not even if the container and the other host know the way.
+	in, err := w.m.Inspect(ctx, "dark")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.client.do("route %s %s", in.IPAM.Config[0].Subnet, hostAddr)
+	dark1.do("route %s/32 %s", nextHost, in.IPAM.Config[0].Gateway)
+	dark1.isRefused("tcp", nextHost+":9000")
+	if strings.Contains(dark2.do("links"), "via=") || dark1.alloc.Endpoints["dark"].Gateway.IsValid() {
+		t.Errorf("internal network has a gateway: %s", dark2.do("links"))
 	}
 	if len(dark1.alloc.Ports) != 0 {
 		t.Errorf("ports of a container on an internal network = %v", dark1.alloc.Ports)

@@ -156,6 +156,7 @@ func (p *peer) do(format string, args ...any) string {
 //	route PREFIX GATEWAY
 //	serve NETWORK PORT NAME      answer every stream or datagram with "NAME sees ADDR"
 //	ask NETWORK ADDR:PORT        print the answer of such a server
+//	tell ADDR:PORT FROM          send a datagram from the address FROM
 //	loopback-via LINK GATEWAY    send what is for loopback addresses elsewhere, from LINK's address
 //	links                        print names, hardware and IP addresses, and the default gateway
 func peerMain() {
@@ -204,6 +205,15 @@ func obey(f []string) (string, error) {
 		return "", serve(f[1], f[2], f[3])
 	case "ask":
 		return ask(f[1], f[2])
+	case "tell":
+		d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(f[2])}}
+		c, err := d.Dial("udp4", f[1])
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("!"))
+		return "", err
 	case "loopback-via":
 		return "", loopbackVia(f[1], f[2])
 	case "links":
