@@ -3,6 +3,7 @@ package container
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/events"
 
 	ctrlog "lighter/engine/log"
@@ -214,7 +216,7 @@ func (s *AttachSession) Serve(ctx context.Context, client Client) error {
 		if err := s.begin(ctx); err != nil {
 			// Docker compatibility: the status has been sent, so the text is the
 			// stream.
-			_, writeErr := io.WriteString(client, err.Error()+"\r\n")
+			_, writeErr := client.Write(s.frame(err.Error() + "\r\n"))
 			return errors.Join(err, writeErr, client.CloseWrite())
 		}
 	}
@@ -238,6 +240,17 @@ func (s *AttachSession) Serve(ctx context.Context, client Client) error {
 	cancel(nil)
 	in.end(client)
 	return err
+}
+
+// frame is text as the session's client reads it: on standard output, raw with a
+// terminal.
+func (s *AttachSession) frame(text string) []byte {
+	if s.TTY {
+		return []byte(text)
+	}
+	head := [8]byte{byte(stdcopy.Stdout)}
+	binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
+	return append(head[:], text...)
 }
 
 func (s *AttachSession) publishDetach() {

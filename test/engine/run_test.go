@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -146,13 +147,13 @@ func TestLifecycle(t *testing.T) {
 		if got := d.OK("logs", "-t", "--tail", "1", "web"); len(got) < len("2006-01-02T15:04:05.000000000Z bye") || !strings.HasSuffix(got, "Z bye") {
 			t.Errorf("logs -t = %q", got)
 		}
-		d.OK("pause", d.OK("run", "-d", "--name", "p", "busybox", "sleep", "100"))
-		if got := d.OK("inspect", "--format", "{{.State.Status}}", "p"); got != "paused" {
+		d.OK("pause", d.OK("run", "-d", "--name", "paused", "busybox", "sleep", "100"))
+		if got := d.OK("inspect", "--format", "{{.State.Status}}", "paused"); got != "paused" {
 			t.Errorf("state = %q, want paused", got)
 		}
-		d.OK("unpause", "p")
-		d.OK("rename", "p", "q")
-		d.OK("rm", "-f", "q", "web")
+		d.OK("unpause", "paused")
+		d.OK("rename", "paused", "renamed")
+		d.OK("rm", "-f", "renamed", "web")
 		if got := d.OK("ps", "-aq"); got != "" {
 			t.Errorf("ps -aq = %q after rm", got)
 		}
@@ -210,6 +211,9 @@ func TestTerminal(t *testing.T) {
 			})
 			// Ctrl-C ends the command, not the shell.
 			screen.send(t, "sleep 1000\n")
+			harness.Eventually(t, 10*time.Second, "the command to run", func() bool {
+				return strings.Contains(d.OK("exec", "tty", "ps"), "sleep 1000")
+			})
 			screen.send(t, "\x03")
 			screen.send(t, "echo alive-$((2+2))\n")
 			screen.waitFor(t, "alive-4")
@@ -245,7 +249,7 @@ func TestSignalsReachTheProcess(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		cmd := d.Command(ctx, harness.Bin(t, "docker"), "run", "--rm", "--name", "s", "busybox", "sh", "-c", "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done")
+		cmd := d.Command(ctx, harness.Bin(t, "docker"), "run", "--rm", "--name", "signalled", "busybox", "sh", "-c", "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -267,8 +271,14 @@ func TestSignalsReachTheProcess(t *testing.T) {
 
 func TestPublishedPorts(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
-		d.OK("run", "-d", "--name", "web", "-p", "127.0.0.1:18080:80", "-p", "18081:80", "-p", "5353:5353/udp", "busybox", "sh", "-c",
-			"echo served >/var/www/index.html; nc -u -l -p 5353 -e cat & exec httpd -f -h /var/www")
+		echo := filepath.Join(t.TempDir(), "udpecho")
+		build := exec.Command("go", "build", "-o", echo, "./testdata/udpecho")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		d.OK("run", "-d", "--name", "web", "-v", echo+":/udpecho", "-p", "127.0.0.1:18080:80", "-p", "18081:80", "-p", "5353:5353/udp", "busybox", "sh", "-c",
+			"echo served >/var/www/index.html; /udpecho & exec httpd -f -h /var/www")
 		for _, url := range []string{"http://127.0.0.1:18080/", "http://127.0.0.1:18081/", "http://[::1]:18081/"} {
 			var body string
 			var err error

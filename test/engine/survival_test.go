@@ -22,8 +22,8 @@ const ticker = "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 
 // With --live-restore containers do not notice that the daemons are killed.
 func TestLiveRestore(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
-		d.OK("run", "-d", "--name", "t", "-p", "18082:80", "busybox", "sh", "-c", ticker)
-		pid := d.OK("inspect", "--format", "{{.State.Pid}}", "t")
+		d.OK("run", "-d", "--name", "tick", "-p", "18082:80", "busybox", "sh", "-c", ticker)
+		pid := d.OK("inspect", "--format", "{{.State.Pid}}", "tick")
 		d.Kill()
 		if d.External {
 			d.KillContainerd()
@@ -33,10 +33,10 @@ func TestLiveRestore(t *testing.T) {
 		d.StartContainerd()
 		d.StartDockerd()
 
-		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "t"); got != "running "+pid {
+		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "tick"); got != "running "+pid {
 			t.Fatalf("after the restart: %q, want running %s", got, pid)
 		}
-		if got := d.OK("ps", "--format", "{{.Names}}"); got != "t" {
+		if got := d.OK("ps", "--format", "{{.Names}}"); got != "tick" {
 			t.Errorf("ps = %q", got)
 		}
 		if got := d.OK("exec", "t", "echo", "in"); got != "in" {
@@ -45,7 +45,7 @@ func TestLiveRestore(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		for _, verb := range [][]string{{"logs", "-f", "--tail", "0"}, {"attach", "--no-stdin", "--sig-proxy=false"}} {
-			cmd := d.Command(ctx, harness.Bin(t, "docker"), append(verb, "t")...)
+			cmd := d.Command(ctx, harness.Bin(t, "docker"), append(verb, "tick")...)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -60,12 +60,12 @@ func TestLiveRestore(t *testing.T) {
 			cmd.Process.Kill()
 			cmd.Wait()
 		}
-		d.OK("stop", "t")
-		if got := d.OK("wait", "t"); got != "7" {
+		d.OK("stop", "tick")
+		if got := d.OK("wait", "tick"); got != "7" {
 			t.Errorf("exit code = %s, want 7", got)
 		}
-		checkSequence(t, d.OK("logs", "t"))
-		d.OK("rm", "t")
+		checkSequence(t, d.OK("logs", "tick"))
+		d.OK("rm", "tick")
 	}, "--live-restore")
 }
 
@@ -101,9 +101,9 @@ func logLines(t *testing.T, d *harness.Daemon) int {
 // An exit that happens while the daemons are down is known after their start.
 func TestExitWhileDown(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
-		d.OK("run", "-d", "--name", "e", "busybox", "sh", "-c", "while [ ! -e /stop ]; do sleep 0.05; done; exit 9")
-		d.OK("exec", "-d", "e", "sh", "-c", "sleep 0.5; touch /stop")
-		pid, err := strconv.Atoi(d.OK("inspect", "--format", "{{.State.Pid}}", "e"))
+		d.OK("run", "-d", "--name", "ends", "busybox", "sh", "-c", "while [ ! -e /stop ]; do sleep 0.05; done; exit 9")
+		d.OK("exec", "-d", "ends", "sh", "-c", "sleep 0.5; touch /stop")
+		pid, err := strconv.Atoi(d.OK("inspect", "--format", "{{.State.Pid}}", "ends"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,10 +114,10 @@ func TestExitWhileDown(t *testing.T) {
 		harness.Eventually(t, 10*time.Second, "the container's end", func() bool { return ended(pid) })
 		d.StartContainerd()
 		d.StartDockerd()
-		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "e"); got != "exited 9" {
+		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "ends"); got != "exited 9" {
 			t.Errorf("after the restart: %q, want exited 9", got)
 		}
-		d.OK("rm", "e")
+		d.OK("rm", "ends")
 	}, "--live-restore")
 }
 
@@ -156,13 +156,13 @@ func TestRestartWithoutLiveRestore(t *testing.T) {
 // A clean stop stops the containers, and leaves them to a start.
 func TestCleanStop(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
-		d.OK("run", "-d", "--name", "c", "busybox", "sh", "-c", ticker)
+		d.OK("run", "-d", "--name", "clean", "busybox", "sh", "-c", ticker)
 		d.StopDockerd()
 		d.StartDockerd()
-		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "c"); got != "exited 7" {
+		if got := d.OK("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "clean"); got != "exited 7" {
 			t.Errorf("after a clean stop: %q, want exited 7", got)
 		}
-		d.OK("rm", "c")
+		d.OK("rm", "clean")
 	})
 }
 
