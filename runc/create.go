@@ -267,6 +267,10 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			if err := c.r.createHooks(ctx, c.rec, c.spec, child); err != nil {
 				return err
 			}
+			if err := child.Continue(); err != nil {
+				return err
+			}
+		case plan.Limiting:
 			if err := c.setRlimits(child.PID); err != nil {
 				return err
 			}

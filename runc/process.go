@@ -37,8 +37,7 @@ func (c *creation) process(gate bool) error {
 	}
 	if c.in.NewUser && len(p.Rlimits) > 0 {
 		// Raising a limit takes a privilege outside of the user namespace.
-		p.Rlimits = nil
-		c.in.WaitMounted = true
+		p.Rlimits, p.WaitRlimits = nil, true
 	}
 	if p.Env, err = c.r.environment(c.spec.Process, c.files[plan.RootFile], c.rec.Rootfs); err != nil {
 		return err
@@ -77,9 +76,6 @@ func writeOOMScore(pid int, score *int) error {
 
 // setRlimits sets the limits of a child in a user namespace.
 func (c *creation) setRlimits(pid int) error {
-	if !c.in.NewUser {
-		return nil
-	}
 	for _, l := range c.spec.Process.Rlimits {
 		id, err := plan.RlimitID(l.Type)
 		if err != nil {

@@ -141,7 +141,7 @@ func Compile(in *Container) (*Plan, error) {
 	if spec.Root.Readonly {
 		b.setAttr("make root read-only", b.root(), false, unix.MOUNT_ATTR_RDONLY, 0, 0)
 	}
-	b.become(p, b.register("root"))
+	b.become(p)
 	return b.done()
 }
 

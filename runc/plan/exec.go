@@ -50,13 +50,11 @@ func CompileExec(in *Exec) (*Plan, error) {
 	if !in.NoNewKeyring {
 		b.keyring(in.ID)
 	}
-	root := b.register("root")
-	b.openResolve("open root", cwdArg, "/", unix.O_PATH|unix.O_DIRECTORY, 0, root)
+	// setns(2) into a mount namespace leaves the process in its root directory.
 	if p.Terminal {
-		slave := b.pty(p, b.root())
-		b.controlTerminal(slave)
+		b.controlTerminal(b.pty(p, cwdArg))
 	}
-	b.become(p, root)
+	b.become(p)
 	return b.done()
 }
 

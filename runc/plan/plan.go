@@ -254,6 +254,9 @@ const (
 	// Mounted: mounts are in place, the root is not yet entered; the child
 	// waits for a byte.
 	Mounted
+	// Limiting: the parent is to set resource limits, for which the child has not
+	// the privilege; the child waits for a byte.
+	Limiting
 	// Listening: descriptor Value of the child is a seccomp listener; the child
 	// waits for a byte.
 	Listening

@@ -40,6 +40,7 @@ type Process struct {
 	Filter     *Filter
 
 	Rlimits     []specs.POSIXRlimit
+	WaitRlimits bool // the parent sets them: see Limiting
 	Scheduler   *specs.Scheduler
 	IOPriority  *specs.LinuxIOPriority
 	Affinity    []byte // a CPU mask, or nil
@@ -160,6 +161,10 @@ func (b *builder) self(p *Process) {
 
 // limits appends resource limits and scheduling.
 func (b *builder) limits(p *Process) {
+	if p.WaitRlimits {
+		b.send("report that limits are due", Limiting, 0)
+		b.wait("wait for limits", SyncFile)
+	}
 	for _, l := range p.Rlimits {
 		id, err := RlimitID(l.Type)
 		if err != nil {
@@ -186,18 +191,28 @@ func (b *builder) limits(p *Process) {
 	}
 }
 
-// become appends everything from the user change to execve. root is the
-// descriptor of the root directory.
-func (b *builder) become(p *Process, root Reg) {
+// become appends everything from the user change to execve. The current directory
+// is the root.
+func (b *builder) become(p *Process) {
 	if len(p.Args) == 0 {
 		b.fail(fmt.Errorf("process.args: at least one argument is needed: %w", errInvalid))
 		return
 	}
+	// From here on no descriptor leads out of the root (CVE-2024-21626), and a low
+	// limit of open files does no harm.
+	keep := []Arg{num(uint64(p.PreserveFDs)), fileArg(StatusFile)}
+	if p.Gate {
+		keep = append(keep, fileArg(GateFile), fileArg(ExecStatusFile))
+	}
+	if p.WaitRlimits || p.Filter != nil && p.Filter.Listener {
+		keep = append(keep, fileArg(SyncFile))
+	}
+	b.do(CloseOthers, "close all other descriptors", keep)
 	b.limits(p)
 	b.boundingDrops(p.Have, p.Caps.Bounding)
 	b.prctl("keep capabilities over the user change", "PR_SET_KEEPCAPS", unix.PR_SET_KEEPCAPS, 1)
 	cwdDone := b.label()
-	b.cwd(p.Cwd, root, cwdDone, unix.EACCES, unix.EPERM)
+	b.cwd(p.Cwd, cwdDone, unix.EACCES, unix.EPERM)
 	skip := b.label()
 	b.user(p)
 	b.do(Jump, "working directory is to be entered as the user", nil, onOK(skip))
@@ -206,7 +221,7 @@ func (b *builder) become(p *Process, root Reg) {
 	entered := b.label()
 	b.do(Jump, "working directory is entered", nil, onOK(entered))
 	b.place(skip)
-	b.cwd(p.Cwd, root, entered)
+	b.cwd(p.Cwd, entered)
 	b.place(entered)
 	b.call("set umask", unix.SYS_UMASK, []Arg{shown(uint64(p.Umask), fmt.Sprintf("%#o", p.Umask))})
 
@@ -222,14 +237,7 @@ func (b *builder) become(p *Process, root Reg) {
 		b.prctl("set no_new_privs", "PR_SET_NO_NEW_PRIVS", unix.PR_SET_NO_NEW_PRIVS, 1)
 	}
 	program := b.lookup(p)
-	keep := []Arg{num(uint64(p.PreserveFDs)), fileArg(StatusFile)}
-	if p.Gate {
-		keep = append(keep, fileArg(GateFile), fileArg(ExecStatusFile))
-	}
-	if p.Filter != nil && p.Filter.Listener {
-		keep = append(keep, fileArg(SyncFile))
-	}
-	b.do(CloseOthers, "close all other descriptors", keep)
+	b.do(CloseOthers, "close what the lookups opened", keep)
 	if p.Filter != nil {
 		b.seccomp(p.Filter)
 	}
@@ -261,12 +269,12 @@ func (b *builder) user(p *Process) {
 	b.call(fmt.Sprintf("set user to %d", p.UID), unix.SYS_SETRESUID, []Arg{uid, uid, uid})
 }
 
-// cwd appends the change of directory. The directory is found below root and no
-// magic link is followed, so it lies inside the root.
-func (b *builder) cwd(dir string, root Reg, done Label, ign ...syscall.Errno) {
+// cwd appends the change of directory. The directory is found below the current
+// one, which is the root, and no magic link is followed: it lies inside the root.
+func (b *builder) cwd(dir string, done Label, ign ...syscall.Errno) {
 	fd := b.register("cwd")
 	over := b.label()
-	b.open("enter working directory "+dir, reg(root), dir, unix.O_PATH|unix.O_DIRECTORY, fd, ignore(ign...), onIgnored(over))
+	b.open("enter working directory "+dir, cwdArg, dir, unix.O_PATH|unix.O_DIRECTORY, fd, ignore(ign...), onIgnored(over))
 	b.call("enter working directory "+dir, unix.SYS_FCHDIR, []Arg{reg(fd)}, ignore(ign...), onOK(done))
 	b.place(over)
 }
