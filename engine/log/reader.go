@@ -180,6 +180,11 @@ func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*lineReader, error)
 		}
 		if first < len(files) {
 			files = files[first:]
+			for _, s := range files[1:] { // the search has left them at their end
+				if _, err := s.f.Seek(0, io.SeekStart); err != nil {
+					return nil, err
+				}
+			}
 			if !files[0].gzip {
 				if _, err := files[0].f.Seek(offset, io.SeekStart); err != nil {
 					return nil, err
