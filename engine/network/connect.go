@@ -55,6 +55,9 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 		sb.connected = true
 		return nil
 	}
+	if err := notOurs(ns); err != nil {
+		return err
+	}
 	undo := &cleanup.Stack{}
 	defer undo.Run()
 	gw := m.gatewayOf(sb.rec)
@@ -247,6 +250,23 @@ func openNamespace(pid int) (*os.File, error) {
 		return nil, invalid("process ID %d is not valid", pid)
 	}
 	return os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+}
+
+// notOurs refuses the host's network namespace: a container that was started in
+// it by mistake must not have its links made there.
+func notOurs(ns *os.File) error {
+	theirs, err := ns.Stat()
+	if err != nil {
+		return err
+	}
+	ours, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	if os.SameFile(theirs, ours) {
+		return fmt.Errorf("its process is in the host's network namespace: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // linkNamespace makes path lead to the network namespace of pid. It is a symbolic

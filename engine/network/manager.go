@@ -102,6 +102,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 		m.table = firewall.New(tableName(cfg))
 		undo.Add(m.table.Close)
 	}
+	undo.Add(func() error { m.reaper.Wait(); return nil })
 	if err := m.loadNetworks(); err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 	if err := m.loadSandboxes(); err != nil {
 		return nil, err
 	}
-	if err := m.enableForwarding(); err != nil {
+	if err := m.enableForwarding(ctx); err != nil {
 		return nil, err
 	}
 	if err := m.openFirewall(ctx); err != nil {
@@ -203,11 +204,17 @@ func (m *Manager) ensurePredefined() error {
 		m.networks[n.Network.ID] = n
 	}
 	if m.cfg.Bridge == disabledBridge {
-		if n := m.byNameLocked(network.NetworkBridge); n != nil {
-			delete(m.networks, n.Network.ID)
-			return os.Remove(m.store.networkPath(n.Network.ID))
+		n := m.byNameLocked(network.NetworkBridge)
+		if n == nil {
+			return nil
 		}
-		return nil
+		if n.Made {
+			if _, err := m.links.Remove(n.Bridge); err != nil {
+				return err
+			}
+		}
+		delete(m.networks, n.Network.ID)
+		return os.Remove(m.store.networkPath(n.Network.ID))
 	}
 	if err := m.ensureDefaultBridge(); err != nil {
 		return fmt.Errorf("create default %q network: %w", network.NetworkBridge, err)
@@ -250,6 +257,11 @@ func (m *Manager) ensureDefaultBridge() error {
 	if old != nil {
 		r.Network.ID, r.Network.Created = old.Network.ID, old.Network.Created
 		r.Made = own && (old.Made && old.Bridge == r.Bridge || !exists)
+		if old.Made && old.Bridge != r.Bridge {
+			if _, err := m.links.Remove(old.Bridge); err != nil {
+				return err
+			}
+		}
 	}
 	n, err := newNetwork(r)
 	if err != nil {
@@ -369,7 +381,7 @@ func (m *Manager) repairBridge(n *netw) error {
 	return m.ensureBridge(n)
 }
 
-func (m *Manager) enableForwarding() error {
+func (m *Manager) enableForwarding(ctx context.Context) error {
 	if !m.cfg.IPForward || m.cfg.Bridge == disabledBridge {
 		return nil
 	}
@@ -385,7 +397,7 @@ func (m *Manager) enableForwarding() error {
 		return err
 	}
 	if m.table != nil {
-		if err := m.applyPolicy(context.Background()); err != nil {
+		if err := m.applyPolicy(ctx); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ import (
 // Links changes links of the network namespace it was opened in. Its methods may
 // be called concurrently.
 type Links struct {
+	ns   *os.File        // the namespace
 	slow *netlink.Handle // for what is rare
 
 	mu   sync.Mutex // serialises use of fast
@@ -34,16 +35,22 @@ type Links struct {
 
 // Open returns the Links of the calling thread's network namespace.
 func Open() (*Links, error) {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
 	slow, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
+		ns.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	fast, err := openSocket()
 	if err != nil {
+		ns.Close()
 		slow.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Links{slow: slow, fast: fast}, nil
+	return &Links{ns: ns, slow: slow, fast: fast}, nil
 }
 
 // Close closes the sockets and touches no link.
@@ -51,7 +58,7 @@ func (l *Links) Close() error {
 	l.slow.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fast.Close()
+	return errors.Join(l.fast.Close(), l.ns.Close())
 }
 
 func (l *Links) do(b *batch) ([][]byte, error) {

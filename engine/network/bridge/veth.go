@@ -93,7 +93,17 @@ func (l *Links) Attach(ns *os.File, ep Endpoint) (err error) {
 	for _, gw := range ep.Gateways {
 		c.defaultRoute(index, gw)
 	}
+	c.find(ep.Name)
 	if _, err := inside.do(&c); err != nil {
+		return err
+	}
+	// The kernel notices later, up to a second, that links have a carrier, and
+	// drops packets until then; the container's first one would be sent again
+	// after another second. Asking for a link makes it notice (Linux 6.8).
+	var d batch
+	d.find(ep.HostName)
+	d.find(ep.Bridge)
+	if _, err := l.do(&d); err != nil {
 		return err
 	}
 	undo.Release()
@@ -149,7 +159,7 @@ func (b *batch) port(ep Endpoint) {
 // is no error. It takes tens of milliseconds, for the kernel waits until nobody
 // can hold on to the link; other calls need not wait for it.
 func (l *Links) Detach(name string) error {
-	s, err := openSocket()
+	s, err := socketIn(l.ns, nil)
 	if err != nil {
 		return fmt.Errorf("detach %q: %w", name, err)
 	}
@@ -222,12 +232,17 @@ func (l *Links) index(name string) (int, error) {
 	return l.fast.index(name)
 }
 
-// index returns the index of the link name, or an error that is ENODEV.
-func (s *socket) index(name string) (int, error) {
-	var b batch
+// find adds a request that asks for the link name.
+func (b *batch) find(name string) {
 	req := b.add("find link "+name, unix.RTM_GETLINK, 0)
 	req.AddData(ifinfo(0, 0, 0))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+}
+
+// index returns the index of the link name, or an error that is ENODEV.
+func (s *socket) index(name string) (int, error) {
+	var b batch
+	b.find(name)
 	replies, err := s.do(&b)
 	if err != nil {
 		return 0, err

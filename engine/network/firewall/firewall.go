@@ -183,7 +183,8 @@ func (t *Table) Close() error {
 }
 
 // ForeignDrop lists the chains of other tables ("family table chain") that drop
-// forwarded IPv4 packets unless a rule of theirs accepts them.
+// forwarded IPv4 packets unless a rule of theirs accepts them. Those of the old
+// iptables (xtables), which are no nftables chains, it does not see.
 func (t *Table) ForeignDrop() ([]string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
