@@ -264,7 +264,9 @@ func (m *Manager) reload(ctx context.Context) error {
 				}
 			case e.IsDir() && identifiers.Validate(e.Name()) == nil:
 				t := m.newTask(space.Name(), e.Name())
-				m.tasks[key{t.namespace, t.id}] = t // not shared yet
+				m.mu.Lock()
+				m.tasks[key{t.namespace, t.id}] = t
+				m.mu.Unlock()
 				g.Go(func() error { m.revive(ctx, t); return nil })
 			}
 		}

@@ -469,6 +469,41 @@ func TestRestartReconnects(t *testing.T) {
 	}
 }
 
+// A process that is being killed still accepts connections for a moment.
+func TestShimThatDiesDuringReconnectIsAnnounced(t *testing.T) {
+	e := newEnv(t, "ours")
+	e.restart(func() {
+		b, err := makeBundle(filepath.Join(e.cfg.State, "test", "c1"), []byte("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket := filepath.Join(e.dir, "dying.sock")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted := make(chan struct{})
+		go func() {
+			defer close(accepted)
+			if conn, err := l.Accept(); err == nil {
+				conn.Close()
+			}
+		}()
+		t.Cleanup(func() { l.Close(); <-accepted })
+		if err := b.saveBootstrap(bootstrap{Version: 3, Address: "unix://" + socket, Protocol: "ttrpc"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if ev := e.expect("/tasks/exit", "c1").(*eventapi.TaskExit); ev.GetExitStatus() != 137 {
+		t.Errorf("exit = %v, want 137", ev)
+	}
+	e.expect("/tasks/delete", "c1")
+	if task, err := e.m.lookup(e.ctx, "c1"); err == nil {
+		<-task.gone
+	}
+	e.nothingLeft("c1")
+}
+
 func TestRestartRemovesShimWithoutTask(t *testing.T) {
 	e := newEnv(t, "ours")
 	ctx, cancel := context.WithCancel(e.ctx)

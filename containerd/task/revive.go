@@ -20,6 +20,9 @@ func (m *Manager) revive(ctx context.Context, t *task) {
 	if err := m.findBinary(ctx, t); err != nil {
 		log.Warn("shim of a task is not known, its leftovers may need the runtime's delete", "err", err)
 	}
+	// Whenever the shim turns out to be dead from here on, somebody may wait for
+	// the exit of the task.
+	t.made = true // not shared yet
 	s, err := m.reconnect(ctx, t)
 	if err != nil && !isDead(err) {
 		// It may well be alive, and it is not ours to kill on a suspicion. The next
@@ -31,7 +34,6 @@ func (m *Manager) revive(ctx context.Context, t *task) {
 	}
 	if err != nil {
 		log.Warn("shim died while nobody watched, cleaning up", "err", err)
-		t.made = true // not shared yet; somebody may still wait for its exit
 		t.advance(disconnected)
 		m.background(func() { m.bury(t) })
 		return
@@ -46,9 +48,14 @@ func (m *Manager) revive(ctx context.Context, t *task) {
 		// The crash came between the start of the shim and the creation of the
 		// task: nobody was ever told of it.
 		log.Info("removing a shim without a task")
+		t.mu.Lock()
+		t.made = false
+		t.mu.Unlock()
 		if t.advance(failed) {
 			m.background(func() { m.abandon(t) })
 		}
+	case errors.Is(err, errShimDead):
+		// It died under our hands; disconnected sees to it.
 	default:
 		// Stopped, or too busy to answer: alive, as its socket shows.
 		log.Warn("shim does not answer, keeping its task", "err", err)
