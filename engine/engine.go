@@ -112,7 +112,8 @@ func (e *Engine) Counts() container.Counts { return e.containers.Count() }
 func (e *Engine) Close(ctx context.Context) error {
 	err := e.containers.Close(ctx)
 	e.events.Close()
-	return errors.Join(err, e.networks.Close(ctx, e.keep))
+	keep := e.keep && e.containers.Count().Running > 0 // else nothing uses the networks
+	return errors.Join(err, e.networks.Close(ctx, keep))
 }
 
 // imageUsers returns the containers that were made from an image.

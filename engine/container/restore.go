@@ -129,6 +129,14 @@ func (m *Manager) reconcile(e *entry, task containerd.TaskState, exists bool, li
 	case exists && task.Status == containerd.StatusStopped && r.State.hasTask():
 		return func() { m.wg.Go(func() { m.endedMeanwhile(e, task.Exit) }) }
 
+	case exists && task.Status == containerd.StatusStopped && task.Exit.ExitedAt.After(r.FinishedAt):
+		// Started and ended before its start was written.
+		m.change(e, func(r *record) error {
+			r.State, r.StartedAt = Running, task.Exit.ExitedAt
+			return nil
+		})
+		return func() { m.wg.Go(func() { m.endedMeanwhile(e, task.Exit) }) }
+
 	case exists: // created and never started, or ended and recorded
 		return func() {
 			m.wg.Go(func() {

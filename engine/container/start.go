@@ -86,7 +86,7 @@ func (m *Manager) startHeld(ctx context.Context, e *entry, byUser bool) (changed
 		m.startFailed(ctx, e, err)
 		return false, err
 	}
-	r, err = m.change(e, func(r *record) error {
+	r, written, err := m.changeBatch(e, func(r *record) error {
 		r.State = transitions[r.State][evStart] // checked above; the slot keeps others out
 		r.Pid, r.StartedAt, r.FinishedAt = run.pid, run.startedAt, time.Time{}
 		r.ExitCode, r.Error, r.OOMKilled, r.Network = 0, "", false, run.network
@@ -112,6 +112,13 @@ func (m *Manager) startHeld(ctx context.Context, e *entry, byUser bool) (changed
 	m.publish(r, events.ActionStart)
 	m.watch(e)
 	m.startHealth(e)
+	if !r.HostConfig.AutoRemove { // whose record means nothing after a power cut
+		// The run itself is safe with its shim; this keeps the promise of a
+		// restart policy over a power cut.
+		if err := m.store.flush(ctx, written); err != nil {
+			m.Log.Error("cannot store that a container was started", "container", e.id, "err", err)
+		}
+	}
 	return true, nil
 }
 

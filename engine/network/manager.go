@@ -136,7 +136,7 @@ func (m *Manager) loadNetworks() error {
 	}
 	for _, r := range gone {
 		if r.Made {
-			if _, err := m.links.Remove(r.Bridge); err != nil {
+			if err := m.links.Detach(r.Bridge); err != nil {
 				m.log.Warn("remove bridge of deleted network", "network", r.Network.Name, "err", err)
 				continue
 			}
@@ -209,7 +209,7 @@ func (m *Manager) ensurePredefined() error {
 			return nil
 		}
 		if n.Made {
-			if _, err := m.links.Remove(n.Bridge); err != nil {
+			if err := m.links.RemoveUnused(n.Bridge); err != nil {
 				return err
 			}
 		}
@@ -258,7 +258,7 @@ func (m *Manager) ensureDefaultBridge() error {
 		r.Network.ID, r.Network.Created = old.Network.ID, old.Network.Created
 		r.Made = own && (old.Made && old.Bridge == r.Bridge || !exists)
 		if old.Made && old.Bridge != r.Bridge {
-			if _, err := m.links.Remove(old.Bridge); err != nil {
+			if err := m.links.RemoveUnused(old.Bridge); err != nil {
 				return err
 			}
 		}
@@ -498,8 +498,7 @@ func (m *Manager) Close(ctx context.Context, keep bool) error {
 		}
 		for _, n := range networks {
 			if n.Made {
-				_, err := m.links.Remove(n.Bridge)
-				errs = append(errs, err)
+				errs = append(errs, m.links.RemoveUnused(n.Bridge))
 			}
 		}
 	}

@@ -369,8 +369,9 @@ func (m *Manager) undefine(ctx context.Context, n *netw) error {
 	if err := m.store.retire(path); err != nil {
 		return err
 	}
-	// The link before the firewall, in the reverse order of Create.
-	if _, err := m.links.Remove(n.Bridge); err != nil {
+	// The link before the firewall, in the reverse order of Create. The links of
+	// released containers may still be ports of it.
+	if err := m.links.Detach(n.Bridge); err != nil {
 		return err
 	}
 	if err := m.applyPolicy(ctx); err != nil {

@@ -264,28 +264,25 @@ func (l *Links) Subnets(except ...string) ([]netip.Prefix, error) {
 	return subnets, nil
 }
 
-// Remove deletes the bridge name unless it has ports. removed is false if it has
-// or does not exist.
-func (l *Links) Remove(name string) (removed bool, err error) {
+// RemoveUnused deletes the bridge name unless it has ports. One that does not
+// exist is no error.
+func (l *Links) RemoveUnused(name string) error {
 	link, err := l.slow.LinkByName(name)
 	var notFound netlink.LinkNotFoundError
 	if errors.As(err, &notFound) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("remove bridge %q: %w", name, err)
+		return fmt.Errorf("remove bridge %q: %w", name, err)
 	}
 	all, err := l.slow.LinkList()
 	if err != nil {
-		return false, fmt.Errorf("remove bridge %q: %w", name, err)
+		return fmt.Errorf("remove bridge %q: %w", name, err)
 	}
 	if slices.ContainsFunc(all, func(p netlink.Link) bool { return p.Attrs().MasterIndex == link.Attrs().Index }) {
-		return false, nil
+		return nil
 	}
-	if err := l.slow.LinkDel(link); err != nil {
-		return false, fmt.Errorf("remove bridge %q: %w", name, err)
-	}
-	return true, nil
+	return l.Detach(name)
 }
 
 // MAC returns the hardware address that goes with an IP address: 02:42 and an

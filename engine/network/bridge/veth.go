@@ -155,8 +155,8 @@ func (b *batch) port(ep Endpoint) {
 	b.link("set veth up", 0, ifinfo(0, unix.IFF_UP, unix.IFF_UP), attrs[:1]...)
 }
 
-// Detach deletes the link name, and its peer with it. A link that does not exist
-// is no error. It takes tens of milliseconds, for the kernel waits until nobody
+// Detach deletes the link name: a veth with its peer, or a bridge, whose ports
+// become links of their own. A link that does not exist is no error. It takes tens of milliseconds, for the kernel waits until nobody
 // can hold on to the link; other calls need not wait for it.
 func (l *Links) Detach(name string) error {
 	s, err := socketIn(l.ns, nil)
