@@ -37,7 +37,8 @@ import (
 
 // These tests run the built program as containerd does, with real containers.
 // They need root and a static busybox. LIGHTER_TEST_RUNTIMES adds OCI programs,
-// separated by colons, to the built-in runtime.
+// separated by colons, to the built-in runtime. LIGHTER_TEST_SHIM names a built
+// shim to test in place of the test's own copy.
 
 func TestMain(m *testing.M) {
 	// The program under test is this one.
@@ -104,7 +105,11 @@ func needRoot(t *testing.T) {
 }
 
 func command(dir string, args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
+	program := os.Getenv("LIGHTER_TEST_SHIM")
+	if program == "" {
+		program = "/proc/self/exe"
+	}
+	cmd := exec.Command(program, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "SHIM_TEST_MAIN=1")
 	return cmd
