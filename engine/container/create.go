@@ -152,7 +152,7 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	h.IpcMode = api.IpcMode(m.byIDMode(string(h.IpcMode)))
 	h.NetworkMode = api.NetworkMode(m.byIDMode(string(h.NetworkMode)))
 	if m.wantsInit(r) && m.cfg.InitPath == "" {
-		return nil, errNoInit
+		return nil, notImplemented("the container asks for an init, but no docker-init was found next to the engine")
 	}
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = m.cfg.DefaultLogDriver

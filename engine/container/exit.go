@@ -99,7 +99,7 @@ func (m *Manager) handleExit(e *entry, exit containerd.Exit) (then func()) {
 	again := m.shouldRestart(e, before, int(exit.Code))
 
 	var network sync.WaitGroup
-	if before.Network != nil {
+	if before.hasNetwork() { // by its request: a crash may have lost what it got
 		network.Go(func() {
 			if err := m.Networks.Release(ctx, e.id); err != nil {
 				m.Log.Error("cannot release the network of a container", "container", e.id, "err", err)

@@ -105,11 +105,34 @@ func (m *Manager) Changes(ctx context.Context, ref string) ([]api.FilesystemChan
 	if err != nil {
 		return nil, fmt.Errorf("compare container %s with its image: %w", r.ID, err)
 	}
-	changes := make([]api.FilesystemChange, len(found))
-	for i, c := range found {
-		changes[i] = api.FilesystemChange{Kind: api.ChangeType(c.Kind), Path: c.Path}
+	changes := []api.FilesystemChange{}
+	for _, c := range withoutMountPoints(found) {
+		changes = append(changes, api.FilesystemChange{Kind: api.ChangeType(c.Kind), Path: c.Path})
 	}
 	return changes, nil
+}
+
+// enginePaths are mounted over in every container: what the runtime makes below
+// them to mount on is not the container's doing.
+var enginePaths = []string{"/dev", "/proc", "/sys", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
+
+// withoutMountPoints drops the mount points that the runtime made for the engine,
+// and the directories that count as modified for no other reason.
+func withoutMountPoints(found []rootfs.Change) []rootfs.Change {
+	var kept []rootfs.Change
+	emptied := map[string]bool{}
+	for _, c := range found {
+		if c.Kind == rootfs.Added && slices.ContainsFunc(enginePaths, func(p string) bool {
+			return c.Path == p || strings.HasPrefix(c.Path, p+"/")
+		}) {
+			emptied[path.Dir(c.Path)] = true
+			continue
+		}
+		kept = append(kept, c)
+	}
+	return slices.DeleteFunc(kept, func(c rootfs.Change) bool {
+		return emptied[c.Path] && !slices.ContainsFunc(kept, func(o rootfs.Change) bool { return path.Dir(o.Path) == c.Path })
+	})
 }
 
 // Export writes the container's file system to w as a tar archive.

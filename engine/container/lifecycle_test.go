@@ -19,6 +19,8 @@ import (
 	api "github.com/moby/moby/api/types/container"
 	eventtypes "github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
+
+	"lighter/engine/container/rootfs"
 )
 
 var bg = context.Background()
@@ -658,6 +660,20 @@ func TestListFilters(t *testing.T) {
 	}
 	if _, err := m.Top(bg, "beta", ""); err != nil {
 		t.Errorf("Top() = %v", err)
+	}
+}
+
+func TestChangesLeaveOutMountPoints(t *testing.T) {
+	found := []rootfs.Change{
+		{Kind: rootfs.Added, Path: "/dev"}, {Kind: rootfs.Modified, Path: "/etc"}, {Kind: rootfs.Added, Path: "/etc/hosts"},
+		{Kind: rootfs.Modified, Path: "/var"}, {Kind: rootfs.Added, Path: "/var/x"},
+	}
+	if got := withoutMountPoints(found); !slices.Equal(got, found[3:]) {
+		t.Errorf("got %v, want %v", got, found[3:])
+	}
+	found = append(found, rootfs.Change{Kind: rootfs.Deleted, Path: "/etc/motd"})
+	if got := withoutMountPoints(found); len(got) != 4 || got[0].Path != "/etc" {
+		t.Errorf("got %v", got)
 	}
 }
 

@@ -46,7 +46,6 @@ func Open(ctx context.Context, deps Deps, cfg Config) (*Manager, error) {
 
 // load is the part of Open that works on the Manager.
 func (m *Manager) load(ctx context.Context) error {
-	m.Log = m.Log.With("component", "container")
 	for dir, perm := range map[string]os.FileMode{filepath.Dir(m.dir("x")): 0o710, filepath.Dir(m.runDir("x")): 0o700} {
 		if err := os.MkdirAll(dir, perm); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -420,7 +419,5 @@ func tmpfs(dest string, options []string) specs.Mount {
 	return specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: opts}
 }
 
-// errNoInit is the answer to a container that asks for an init.
-var errNoInit = errors.New("the container asks for an init, but no docker-init was found next to the engine")
-
+// anyOf wraps an encoded OCI document.
 func anyOf(url string, data []byte) *anypb.Any { return &anypb.Any{TypeUrl: url, Value: data} }

@@ -193,7 +193,7 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 		onFailure(func(ctx context.Context) error { return m.Networks.Release(ctx, r.ID) })
 	}
 	in.files = append(in.files, m.ownFiles(r, fileOwner)...)
-	spec, err := m.spec(r, in)
+	spec, err := m.spec(m.withHostnameOf(r, fileOwner), in)
 	if err != nil {
 		return run, err
 	}
@@ -282,7 +282,7 @@ func (m *Manager) ownFiles(r *record, owner string) []specs.Mount {
 // allocateNetwork asks for the container's addresses and writes the files that
 // tell of them. It returns nil for a container without a network of its own.
 func (m *Manager) allocateNetwork(ctx context.Context, r *record) (*NetworkAllocation, error) {
-	if r.HostConfig.NetworkMode.IsContainer() || r.Config.NetworkDisabled {
+	if !r.hasNetwork() {
 		return nil, nil
 	}
 	h := r.HostConfig
@@ -315,6 +315,25 @@ func (m *Manager) writeNetworkFiles(id string, a *NetworkAllocation) error {
 		}
 	}
 	return nil
+}
+
+// withHostnameOf returns r with the host name of the container whose network it
+// shares.
+func (m *Manager) withHostnameOf(r *record, owner string) *record {
+	e, err := m.lookup(owner)
+	if err != nil || owner == r.ID {
+		return r
+	}
+	other := e.rec.Load().Config
+	named, config := *r, *r.Config
+	config.Hostname, config.Domainname = other.Hostname, other.Domainname
+	named.Config = &config
+	return &named
+}
+
+// hasNetwork reports whether r has a network of its own while it runs.
+func (r *record) hasNetwork() bool {
+	return !r.HostConfig.NetworkMode.IsContainer() && !r.Config.NetworkDisabled
 }
 
 func networkError(err error) error {
@@ -420,7 +439,7 @@ func (e *startError) Unwrap() error {
 // Docker compatibility: runtimes behind a stock shim tell what happened only in
 // words, and the docker CLI in turn looks for these words in ours.
 func startFailure(err error) error {
-	text := err.Error()
+	text := oneLine(err.Error())
 	lower := strings.ToLower(text)
 	has := func(errno syscall.Errno) bool { return strings.Contains(lower, errno.Error()) }
 	code := exitNotStarted
@@ -439,6 +458,17 @@ func startFailure(err error) error {
 		code = exitNotExecutable
 	}
 	return &startError{"failed to create task for container: " + text, code}
+}
+
+// oneLine drops what transports append to a message: the name of its class, after
+// a colon or as a line of its own. "permission denied" stays, as it may be the
+// kernel's.
+func oneLine(text string) string {
+	text, _, _ = strings.Cut(text, "\n")
+	for _, class := range []error{errdefs.ErrNotFound, errdefs.ErrUnknown, errdefs.ErrInvalidArgument} {
+		text = strings.TrimSuffix(text, ": "+class.Error())
+	}
+	return text
 }
 
 // destroyTask ends and deletes a task in whatever state it is.

@@ -31,7 +31,7 @@ var (
 const (
 	schemaVersion = "1"
 	// lazyDelay is how long a change that nobody waits for may stay unwritten.
-	lazyDelay = 100 * time.Millisecond
+	lazyDelay = 20 * time.Millisecond
 	// dbOpenTimeout bounds the wait for another engine on the same data root.
 	dbOpenTimeout = 2 * time.Second
 )
