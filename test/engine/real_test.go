@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"lighter/internal/testenv"
 	"lighter/test/harness"
 )
@@ -86,7 +84,7 @@ func debianTar(t *testing.T) string {
 	}
 	// The machine's own network is needed: this process may be in another.
 	root := filepath.Join(t.TempDir(), "root")
-	inHostNetwork(t, func() {
+	harness.OnHostNetwork(t, func() {
 		for _, cmd := range [][]string{
 			{"debootstrap", "--variant=minbase", "bookworm", root},
 			{"tar", "-C", root, "-cf", path + ".new", "."},
@@ -100,11 +98,4 @@ func debianTar(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// inHostNetwork runs f, and the programs that it starts, in the network
-// namespace of pid 1.
-func inHostNetwork(t *testing.T, f func()) {
-	t.Helper()
-	harness.InNetns(t, netns.GetFromPid, 1, f)
 }

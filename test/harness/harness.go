@@ -23,6 +23,9 @@ import (
 // isolated marks the process that Main started in its own namespaces.
 const isolated = "LIGHTER_TEST_ISOLATED"
 
+// hostNetnsFD is the machine's network namespace in the isolated process.
+const hostNetnsFD = 3
+
 // Main runs m inside new network and mount namespaces, so that bridges, rules
 // and mounts of the tests never meet those of the machine. Call it from
 // TestMain. Without root it runs m as it is: the tests then skip themselves.
@@ -31,13 +34,21 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	if os.Getenv(isolated) != "" {
+		syscall.CloseOnExec(hostNetnsFD)
 		if err := raiseLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, "raise the loopback link:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
 	}
+	host, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "open the machine's network namespace:", err)
+		os.Exit(1)
+	}
+	defer host.Close()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.ExtraFiles = []*os.File{host} // hostNetnsFD in the child
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), isolated+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -45,7 +56,7 @@ func Main(m *testing.M) {
 		Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		Pdeathsig:    syscall.SIGKILL,
 	}
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		fmt.Fprintln(os.Stderr, "start the tests in their own namespaces:", err)

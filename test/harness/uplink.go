@@ -12,9 +12,14 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// InNetns runs f on a thread that is in the network namespace open(pid).
-func InNetns(t testing.TB, open func(int) (netns.NsHandle, error), pid int, f func()) {
+// OnHostNetwork runs f, and the programs that it starts, in the machine's network
+// namespace.
+func OnHostNetwork(t testing.TB, f func()) {
 	t.Helper()
+	if os.Getenv(isolated) == "" {
+		f()
+		return
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	own, err := netns.Get()
@@ -22,12 +27,7 @@ func InNetns(t testing.TB, open func(int) (netns.NsHandle, error), pid int, f fu
 		t.Fatal(err)
 	}
 	defer own.Close()
-	other, err := open(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	if err := netns.Set(other); err != nil {
+	if err := netns.Set(netns.NsHandle(hostNetnsFD)); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -46,7 +46,11 @@ func Uplink(t testing.TB) {
 		return // the machine's own network
 	}
 	const inside, outside, table = "lighter-up", "lighter-host", "lighter-test"
-	self := os.Getpid()
+	own, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
 	subnet := net.IPNet{IP: net.IPv4(10, 199, 53, 0).To4(), Mask: net.CIDRMask(30, 32)}
 	address := func(last byte) *netlink.Addr {
 		return &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 199, 53, last), Mask: subnet.Mask}}
@@ -71,15 +75,15 @@ func Uplink(t testing.TB) {
 		}})
 		return tbl
 	}
-	InNetns(t, netns.GetFromPid, 1, func() {
+	OnHostNetwork(t, func() {
 		la := netlink.NewLinkAttrs()
 		la.Name = outside
-		must("make the uplink", netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: inside, PeerNamespace: netlink.NsPid(self)}))
+		must("make the uplink", netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: inside, PeerNamespace: netlink.NsFd(own)}))
 		t.Cleanup(func() {
-			InNetns(t, netns.GetFromPid, 1, func() { netlink.LinkDel(&netlink.Veth{LinkAttrs: la}) })
+			OnHostNetwork(t, func() { netlink.LinkDel(&netlink.Veth{LinkAttrs: la}) })
 		})
 		link, err := netlink.LinkByName(outside)
-		must("find the uplink", err)
+		must("find the outer uplink", err)
 		must("address the uplink", netlink.AddrAdd(link, address(1)))
 		must("raise the uplink", netlink.LinkSetUp(link))
 		const forward = "/proc/sys/net/ipv4/ip_forward"
@@ -87,14 +91,14 @@ func Uplink(t testing.TB) {
 		must("read ip_forward", err)
 		must("forward", os.WriteFile(forward, []byte("1"), 0))
 		t.Cleanup(func() {
-			InNetns(t, netns.GetFromPid, 1, func() { os.WriteFile(forward, old, 0) })
+			OnHostNetwork(t, func() { os.WriteFile(forward, old, 0) })
 		})
 		c, err := nftables.New()
 		must("nftables", err)
 		tbl := masquerade(c)
 		must("masquerade", c.Flush())
 		t.Cleanup(func() {
-			InNetns(t, netns.GetFromPid, 1, func() {
+			OnHostNetwork(t, func() {
 				if c, err := nftables.New(); err == nil {
 					c.DelTable(tbl)
 					c.Flush()
