@@ -149,10 +149,6 @@ func layered(t *testing.T, n int) (mounts []mount.Mount, upper string) {
 
 func TestOverlayIsShownDetached(t *testing.T) {
 	mounts, upper := layered(t, 20)
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, show := range map[string]func([]mount.Mount) (*Root, error){
 		"open": Open, "view": View,
 		"in a namespace": func(m []mount.Mount) (*Root, error) {
@@ -184,8 +180,8 @@ func TestOverlayIsShownDetached(t *testing.T) {
 			if readOnly := errors.Is(err, unix.EROFS); readOnly != (name == "view") {
 				t.Errorf("MkdirAll() = %v", err)
 			}
-			if after, _ := os.ReadFile("/proc/self/mountinfo"); string(after) != string(before) {
-				t.Error("the mount shows in the mount table")
+			if table, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(table), upper) {
+				t.Errorf("the mount shows in the mount table (%v)", err)
 			}
 			if err := r.Close(); err != nil {
 				t.Error(err)
