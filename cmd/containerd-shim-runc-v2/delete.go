@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,10 +54,8 @@ func deleteDead(cfg config, stdout io.Writer, log *slog.Logger) error {
 	if err := ocicli.Unmount(bundle); err != nil {
 		log.Warn("unmount a dead shim's root file system", "err", err)
 	}
-	if path, err := socketPath(cfg, ""); err == nil {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			log.Warn("remove a dead shim's socket", "err", err)
-		}
+	if err := removeSocket(cfg, bundle); err != nil {
+		log.Warn("remove a dead shim's socket", "err", err)
 	}
 	b, err := proto.Marshal(taskrpc.DeleteResponse(exit))
 	if err == nil {

@@ -12,12 +12,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"lighter/internal/atomicfile"
 )
 
 // taskVersion is the newest Task API that the server speaks.
@@ -60,6 +63,10 @@ func start(cfg config, stdin io.Reader, stdout io.Writer) error {
 	}
 	if l != nil { // else a server is there
 		defer l.Close()
+		if err := saveAddress(path); err != nil {
+			os.Remove(path)
+			return err
+		}
 		if err := spawn(cfg, l); err != nil {
 			os.Remove(path)
 			return err
@@ -133,8 +140,12 @@ func socketPath(cfg config, dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make socket directory: %w", err)
 	}
+	return filepath.Join(dir, socketName(cfg)), nil
+}
+
+func socketName(cfg config) string {
 	sum := sha256.Sum256([]byte(cfg.grpcAddress + "\x00" + cfg.namespace + "\x00" + cfg.id))
-	return filepath.Join(dir, hex.EncodeToString(sum[:])), nil
+	return hex.EncodeToString(sum[:])
 }
 
 // listen makes the socket at path. A dead shim's is replaced; if a live one
@@ -157,6 +168,29 @@ func listen(path string) (*net.UnixListener, error) {
 		return nil, errors.Join(fmt.Errorf("make socket: %w", err), l.Close(), os.Remove(path))
 	}
 	return l, nil
+}
+
+// addressFile, in the bundle, names the socket to the clean-up after a dead shim.
+const addressFile = "address"
+
+func saveAddress(path string) error {
+	return atomicfile.WriteVolatile(addressFile, []byte("unix://"+path), 0o600)
+}
+
+// removeSocket removes the socket of the dead shim of bundle. A file that start
+// cannot have named is left alone.
+func removeSocket(cfg config, bundle string) error {
+	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	path := strings.TrimPrefix(string(b), "unix://")
+	if err == nil && filepath.Base(path) == socketName(cfg) {
+		if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
+	return err
 }
 
 // spawn starts the server, in a session of its own.

@@ -370,8 +370,9 @@ func (io *IO) Drain(timeout time.Duration) {
 			s.stop()
 		}
 		io.mu.Unlock()
-		if io.out != nil {
-			io.out.abort()
+		// A client may be slow to read its fifo: that goes on until Close.
+		if io.broker != nil {
+			io.broker.abort()
 		}
 	}
 	select {
@@ -379,6 +380,9 @@ func (io *IO) Drain(timeout time.Duration) {
 	case <-ctx.Done():
 	}
 }
+
+// closeGrace is how long Close lets a client read what is left for its fifo.
+const closeGrace = 2 * time.Second
 
 // Close releases everything. Attached clients still get what they have coming.
 // It is safe in any state and may be repeated.
@@ -402,8 +406,9 @@ func (io *IO) Close() {
 	}
 	if io.out != nil {
 		io.out.processExited()
-		io.out.abort()
+		patience := time.AfterFunc(closeGrace, io.out.abort)
 		io.pumps.Wait()
+		patience.Stop()
 		io.out.close()
 	}
 	if io.program != nil {
