@@ -11,8 +11,10 @@ import (
 	"syscall"
 	"time"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -200,8 +202,12 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 	if err := m.storeSpec(ctx, r, spec); err != nil {
 		return run, err
 	}
+	options, err := typeurl.MarshalAny(&runcoptions.Options{Root: m.runtimeRoot()})
+	if err != nil {
+		return run, fmt.Errorf("encode the runtime's options: %w", err)
+	}
 	pid, err := m.Services.Tasks.Create(ctx, r.ID, containerd.TaskCreate{
-		Stdout: m.stdio(r).String(), Terminal: r.Config.Tty, Rootfs: layers,
+		Stdout: m.stdio(r).String(), Terminal: r.Config.Tty, Rootfs: layers, Options: options,
 	})
 	if err != nil {
 		return run, startFailure(err)
@@ -432,6 +438,10 @@ func (e *startError) Unwrap() error {
 	}
 	return errdefs.ErrInvalidArgument
 }
+
+// runtimeRoot is where the runtime keeps its state: with this engine's own, so
+// that engines with roots of their own share nothing.
+func (m *Manager) runtimeRoot() string { return filepath.Join(m.cfg.ExecRoot, "runtime-runc") }
 
 // startFailure turns the error of creating or starting a task into one with an
 // exit code.
