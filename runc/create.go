@@ -119,7 +119,13 @@ func (c *creation) record(raw []byte) error {
 	c.rec = &state.Record{
 		OCIVersion: c.spec.Version, ID: c.id, Bundle: c.opts.Bundle, Rootfs: absolute(c.opts.Bundle, c.spec.Root.Path),
 		Created: time.Now().UTC(), UID: os.Getuid(), Annotations: c.spec.Annotations, Cgroups: group.Paths(),
-		NoNewKeyring: c.opts.NoNewKeyring,
+		NoNewKeyring: c.opts.NoNewKeyring, Program: c.spec.Process.Args[0],
+	}
+	for _, n := range c.spec.Linux.Namespaces {
+		c.rec.OwnPIDs = c.rec.OwnPIDs || n.Type == specs.PIDNamespace && n.Path == ""
+	}
+	if h := c.spec.Hooks; h != nil {
+		c.rec.Poststop, c.rec.StartHooks = h.Poststop, len(h.StartContainer)+len(h.Poststart) > 0
 	}
 	if err := dir.SaveConfig(raw); err != nil {
 		return err

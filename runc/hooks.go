@@ -18,7 +18,6 @@ import (
 	"lighter/internal/linux/pidfd"
 	"lighter/runc/fork"
 	"lighter/runc/plan"
-	"lighter/runc/spec"
 	"lighter/runc/state"
 )
 
@@ -86,17 +85,12 @@ func (r *Runtime) poststart(ctx context.Context, rec *state.Record, s *specs.Spe
 
 // poststop runs all poststop hooks; failures are logged.
 func (r *Runtime) poststop(ctx context.Context, rec *state.Record) {
-	raw, err := state.Config(r.root, rec.ID)
-	if err != nil {
-		return
-	}
-	s, err := spec.Parse(raw)
-	if err != nil || s.Hooks == nil {
+	if len(rec.Poststop) == 0 {
 		return
 	}
 	run := hookRun{state: rec.OCI(specs.StateStopped), cwd: rec.Bundle}
-	for i := range s.Hooks.Poststop {
-		if err := run.one(ctx, "poststop", i, &s.Hooks.Poststop[i]); err != nil {
+	for i := range rec.Poststop {
+		if err := run.one(ctx, "poststop", i, &rec.Poststop[i]); err != nil {
 			r.log.Warn("poststop hook", "container", rec.ID, "err", err)
 		}
 	}

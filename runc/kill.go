@@ -175,8 +175,10 @@ func (r *Runtime) remove(ctx context.Context, rec *state.Record, status specs.Co
 	if m == nil {
 		return nil
 	}
-	if err := m.Kill(ctx); err != nil {
-		return err
+	if !rec.OwnPIDs {
+		if err := m.Kill(ctx); err != nil {
+			return err
+		}
 	}
 	return m.Destroy(ctx)
 }

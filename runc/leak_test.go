@@ -22,7 +22,7 @@ func (h *harness) audit() audit {
 	h.t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(h.t, err)
-	a := audit{mounts: mountCount(h.t), fds: len(fds)}
+	a := audit{mounts: mountCount(h.t, filepath.Dir(h.bundle)), fds: len(fds)}
 	children, err := filepath.Glob("/proc/self/task/*/children")
 	must(h.t, err)
 	for _, c := range children {

@@ -14,7 +14,6 @@ import (
 
 	"lighter/internal/linux/pidfd"
 	"lighter/runc/plan"
-	"lighter/runc/spec"
 	"lighter/runc/state"
 )
 
@@ -44,23 +43,21 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	default:
 		return fmt.Errorf("cannot start an already running container: %q is %s: %w", id, status, errdefs.ErrFailedPrecondition)
 	}
-	raw, err := state.Config(r.root, id)
-	if err != nil {
-		return err
-	}
-	s, err := spec.Parse(raw)
-	if err != nil {
-		return err
-	}
-	if err := r.startHooks(ctx, rec, s); err != nil {
-		return err
+	var config *specs.Spec
+	if rec.StartHooks {
+		if config, err = r.Spec(ctx, id); err != nil {
+			return err
+		}
+		if err := r.startHooks(ctx, rec, config); err != nil {
+			return err
+		}
 	}
 	init, err := openInit(rec)
 	if err != nil {
 		return err
 	}
 	defer init.Close()
-	if err := openGate(ctx, dir, s.Process.Args[0]); err != nil {
+	if err := openGate(ctx, dir, rec.Program); err != nil {
 		var step *plan.StepError
 		if errors.As(err, &step) {
 			// Init exits; the container is seen as stopped from here on.
@@ -68,7 +65,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		}
 		return fmt.Errorf("start container %q: %w", id, err)
 	}
-	r.poststart(ctx, rec, s)
+	if config != nil {
+		r.poststart(ctx, rec, config)
+	}
 	return nil
 }
 

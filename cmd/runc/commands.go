@@ -20,6 +20,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/linux/selfexec"
 	"lighter/runc"
 )
 
@@ -42,7 +43,7 @@ func commands() []command {
 		{name: "resume", args: "<container-id>", usage: "resume all processes that have been paused", run: runResume},
 		runCommand(),
 		{name: "spec", usage: "create a new specification file", flags: specFlags, run: runSpec},
-		{name: "start", args: "<container-id>", usage: "execute the program of a created container", forks: true, run: runStart},
+		{name: "start", args: "<container-id>", usage: "execute the program of a created container", run: runStart},
 		{name: "state", args: "<container-id>", usage: "output the state of a container", run: runState},
 		{name: "update", args: "<container-id>", usage: "update container resource constraints", flags: updateFlags, run: runUpdate},
 	}
@@ -57,6 +58,16 @@ func notImplemented(what string) func(context.Context, *app, *flagSet, []string)
 func runStart(ctx context.Context, a *app, _ *flagSet, args []string) error {
 	if err := operands(args, 1, 1); err != nil {
 		return err
+	}
+	info, err := a.rt.Info(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	if info.StartHooks {
+		// They are processes of ours inside the container.
+		if err := selfexec.Seal(); err != nil {
+			return err
+		}
 	}
 	return a.rt.Start(ctx, args[0])
 }

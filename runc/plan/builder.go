@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/binary"
 	"fmt"
 	"syscall"
 
@@ -13,11 +12,15 @@ type builder struct {
 	p   Plan
 	reg map[string]Reg
 	str map[string]Buf
+	how map[[3]uint64]Buf
 	err error
 }
 
 func newBuilder() *builder {
-	return &builder{reg: map[string]Reg{}, str: map[string]Buf{}}
+	b := &builder{reg: map[string]Reg{}, str: map[string]Buf{}, how: map[[3]uint64]Buf{}}
+	// Room for a plan like those of Docker's containers.
+	b.p.Steps, b.p.Buffers = make([]Step, 0, 320), make([]Buffer, 0, 160)
+	return b
 }
 
 // done returns the plan after checking it.
@@ -126,7 +129,7 @@ func (b *builder) cstring(s string) Buf {
 
 // str is the address of the C string s.
 func (b *builder) string(s string) Arg {
-	return Arg{Kind: Address, Buf: b.cstring(s), Show: fmt.Sprintf("%q", s)}
+	return Arg{Kind: Address, Buf: b.cstring(s), Form: CString}
 }
 
 // strings adds a NULL-terminated array of C strings, as for execve.
@@ -153,13 +156,15 @@ func (b *builder) send(what string, kind MessageKind, value Reg) {
 	b.call(what, unix.SYS_WRITE, []Arg{fileArg(StatusFile), addr(out), num(MessageSize)}, least(MessageSize))
 }
 
-// openHow adds a struct open_how.
+// openHow adds a struct open_how; equal ones share a buffer.
 func (b *builder) openHow(flags, mode, resolve uint64) Buf {
-	d := make([]byte, 24)
-	binary.NativeEndian.PutUint64(d[0:], flags|unix.O_CLOEXEC)
-	binary.NativeEndian.PutUint64(d[8:], mode)
-	binary.NativeEndian.PutUint64(d[16:], resolve)
-	return b.buffer(d)
+	key := [3]uint64{flags | unix.O_CLOEXEC, mode, resolve}
+	if buf, ok := b.how[key]; ok {
+		return buf
+	}
+	buf := b.buffer(quads(key[:]...))
+	b.how[key] = buf
+	return buf
 }
 
 const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
@@ -173,7 +178,7 @@ func (b *builder) openResolve(what string, dir Arg, path string, flags, resolve 
 	if path == "" {
 		path = "."
 	}
-	how := Arg{Kind: Address, Buf: b.openHow(flags, 0, resolve), Show: showOpen(flags, resolve)}
+	how := Arg{Kind: Address, Buf: b.openHow(flags, 0, resolve), Form: OpenHow}
 	b.call(what, unix.SYS_OPENAT2, []Arg{dir, b.string(path), how, num(24)}, append(opts, save(to))...)
 }
 
@@ -192,7 +197,7 @@ func (b *builder) prctl(what, show string, op uint64, args ...uint64) {
 func num(n uint64) Arg { return Arg{N: n} }
 
 // signed is a negative number, such as AT_FDCWD or (uid_t)-1.
-func signed(n int64) Arg { return Arg{N: uint64(n), Show: fmt.Sprint(n)} }
+func signed(n int64) Arg { return Arg{N: uint64(n)} }
 
 func shown(n uint64, show string) Arg { return Arg{N: n, Show: show} }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -459,8 +460,8 @@ func (c *compiler) device(d *specs.LinuxDevice, dev Reg) {
 		rdev = 0
 	}
 	made, own := b.label(), b.label()
-	b.call(what, unix.SYS_MKNODAT, []Arg{reg(dir), b.string(name), shown(uint64(kind|mode), fmt.Sprintf("%s|%#o", d.Type, mode)),
-		shown(rdev, fmt.Sprintf("%d:%d", d.Major, d.Minor))}, ignore(unix.EEXIST), onOK(made))
+	b.call(what, unix.SYS_MKNODAT, []Arg{reg(dir), b.string(name), shown(uint64(kind|mode), d.Type+"|0"+strconv.FormatUint(uint64(mode), 8)),
+		shown(rdev, strconv.FormatInt(d.Major, 10)+":"+strconv.FormatInt(d.Minor, 10))}, ignore(unix.EEXIST), onOK(made))
 	// The image has it: it must be this very device.
 	t, stat := b.register("target"), b.space(statSize)
 	b.openResolve(what, reg(dir), name, unix.O_PATH|unix.O_NOFOLLOW, inRoot, t)

@@ -102,8 +102,7 @@ func (b *builder) setAttr(what string, tree Arg, recursive bool, set, clear, pro
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	attr := Arg{Kind: Address, Buf: b.buffer(quads(set, clear, propagation, 0)),
-		Show: fmt.Sprintf("{set:%#x clear:%#x propagation:%#x}", set, clear, propagation)}
+	attr := Arg{Kind: Address, Buf: b.buffer(quads(set, clear, propagation, 0)), Form: MountAttr}
 	b.call(what, unix.SYS_MOUNT_SETATTR, []Arg{tree, b.string(""), num(flags), attr, num(unix.MOUNT_ATTR_SIZE_VER0)})
 }
 
@@ -137,7 +136,7 @@ func (b *builder) newFS(what, fstype, source string, super, data []string, attrs
 		}
 	}
 	b.call(what, unix.SYS_FSCONFIG, []Arg{reg(fs), shown(unix.FSCONFIG_CMD_CREATE, "CREATE"), num(0), num(0), num(0)})
-	b.call(what, unix.SYS_FSMOUNT, []Arg{reg(fs), num(unix.FSMOUNT_CLOEXEC), shown(attrs, fmt.Sprintf("%#x", attrs))}, save(m))
+	b.call(what, unix.SYS_FSMOUNT, []Arg{reg(fs), num(unix.FSMOUNT_CLOEXEC), num(attrs)}, save(m))
 	b.call(what, unix.SYS_CLOSE, []Arg{reg(fs)})
 	return m
 }

@@ -63,9 +63,29 @@ type Arg struct {
 	N    uint64
 	Buf  Buf
 	Name string
-	// Show is how the argument is printed, when N says too little.
+	// Show is how the argument is printed, when N says too little; Form is how the
+	// buffer of an Address is. Printing is rare: nothing is formatted before.
 	Show string
+	Form Form
 }
+
+// Form is the type of what an Address points to.
+type Form uint8
+
+const (
+	// Opaque is anything; it is printed as the buffer's number.
+	Opaque Form = iota
+	// CString is a C string.
+	CString
+	// CStrings is a NULL-terminated array of C strings.
+	CStrings
+	// Count is a NULL-terminated array, of which the length is printed.
+	Count
+	// OpenHow is a struct open_how.
+	OpenHow
+	// MountAttr is a struct mount_attr.
+	MountAttr
+)
 
 // Step is one row of a plan.
 type Step struct {

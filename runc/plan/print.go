@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -127,6 +128,23 @@ func (p *Plan) arg(a Arg) string {
 	case Register:
 		return "$" + p.Regs[a.N-1]
 	case Address:
+		switch data := p.Buffers[a.Buf-1].Data; a.Form {
+		case CString:
+			return strconv.Quote(p.text(a.Buf))
+		case CStrings:
+			var list []string
+			for _, r := range p.Buffers[a.Buf-1].Refs {
+				list = append(list, p.text(r.To))
+			}
+			return fmt.Sprintf("%q", list)
+		case Count:
+			return fmt.Sprintf("%d strings", len(p.Buffers[a.Buf-1].Refs))
+		case OpenHow:
+			return showOpen(binary.NativeEndian.Uint64(data), binary.NativeEndian.Uint64(data[16:]))
+		case MountAttr:
+			return fmt.Sprintf("{set:%#x clear:%#x propagation:%#x}", binary.NativeEndian.Uint64(data),
+				binary.NativeEndian.Uint64(data[8:]), binary.NativeEndian.Uint64(data[16:]))
+		}
 		if a.N != 0 {
 			return fmt.Sprintf("b%d+%d", a.Buf, a.N)
 		}
@@ -136,10 +154,19 @@ func (p *Plan) arg(a Arg) string {
 	case File:
 		return "@" + a.Name
 	}
+	if n := int64(a.N); n < 0 && n > -1<<16 {
+		return strconv.FormatInt(n, 10)
+	}
 	if a.N > 1<<16 {
 		return "0x" + strconv.FormatUint(a.N, 16)
 	}
 	return strconv.FormatUint(a.N, 10)
+}
+
+// text returns the C string in a buffer.
+func (p *Plan) text(b Buf) string {
+	data := p.Buffers[b-1].Data
+	return string(data[:len(data)-1])
 }
 
 func showOpen(flags, resolve uint64) string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -127,7 +128,7 @@ func (b *builder) begin(p *Process, dumpable bool) {
 }
 
 // TasksFile is the name under which the parent passes the i-th file "tasks".
-func TasksFile(i int) string { return fmt.Sprintf("tasks-%d", i) }
+func TasksFile(i int) string { return "tasks-" + strconv.Itoa(i) }
 
 // join appends the move into control groups. A process that writes itself, as
 // "0", into "tasks" spares the kernel a lock over all processes, the taking of
@@ -223,7 +224,7 @@ func (b *builder) become(p *Process) {
 	b.place(skip)
 	b.cwd(p.Cwd, entered)
 	b.place(entered)
-	b.call("set umask", unix.SYS_UMASK, []Arg{shown(uint64(p.Umask), fmt.Sprintf("%#o", p.Umask))})
+	b.call("set umask", unix.SYS_UMASK, []Arg{shown(uint64(p.Umask), "0"+strconv.FormatUint(uint64(p.Umask), 8))})
 
 	// Without no_new_privs seccomp(2) wants CAP_SYS_ADMIN: it is kept for that
 	// call and given up after it.
@@ -252,8 +253,8 @@ func (b *builder) become(p *Process) {
 	argv, envp := b.strings(p.Args), b.strings(p.Env)
 	b.call("exec "+p.Args[0], unix.SYS_EXECVE, []Arg{
 		reg(program),
-		{Kind: Address, Buf: argv, Show: fmt.Sprintf("%q", p.Args)},
-		{Kind: Address, Buf: envp, Show: fmt.Sprintf("%d variables", len(p.Env))},
+		{Kind: Address, Buf: argv, Form: CStrings},
+		{Kind: Address, Buf: envp, Form: Count},
 	}, func(s *Step) { s.Program = p.Args[0] })
 }
 

@@ -52,6 +52,14 @@ type Record struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Cgroups are the container's control group directories.
 	Cgroups map[string]string `json:"cgroups,omitempty"`
+	// OwnPIDs says that init made its pid namespace: nothing of it outlives init.
+	OwnPIDs bool `json:"ownPids,omitempty"`
+	// Program is the first argument of init. StartHooks says that Start has hooks
+	// to run.
+	Program    string `json:"program"`
+	StartHooks bool   `json:"startHooks,omitempty"`
+	// Poststop are the hooks that Delete runs.
+	Poststop []specs.Hook `json:"poststop,omitempty"`
 	// NoNewKeyring is as the container was created with.
 	NoNewKeyring bool `json:"noNewKeyring,omitempty"`
 }
@@ -205,14 +213,21 @@ func (d *Dir) Save(r *Record) error {
 	if err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	return d.write(recordFile, raw)
+	if err := atomicfile.WriteVolatile(d.Path(recordFile), raw, 0o600); err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	return nil
 }
 
-// SaveConfig stores config.json.
-func (d *Dir) SaveConfig(raw []byte) error { return d.write(ConfigFile, raw) }
-
-func (d *Dir) write(name string, raw []byte) error {
-	if err := atomicfile.WriteVolatile(d.Path(name), raw, 0o600); err != nil {
+// SaveConfig stores config.json, once and before the record is: nobody reads it
+// before there is a record.
+func (d *Dir) SaveConfig(raw []byte) error {
+	f, err := os.OpenFile(d.Path(ConfigFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	_, err = f.Write(raw)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
