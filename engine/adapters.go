@@ -197,7 +197,6 @@ func imageConfig(c *api.Config) dockerspec.DockerOCIImageConfig {
 			WorkingDir:   c.WorkingDir,
 			Labels:       c.Labels,
 			StopSignal:   c.StopSignal,
-			ArgsEscaped:  c.ArgsEscaped, //nolint:staticcheck // images of Windows carry it
 		},
 		DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{
 			Healthcheck: (*dockerspec.HealthcheckConfig)(c.Healthcheck),

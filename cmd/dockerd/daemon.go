@@ -220,7 +220,8 @@ func lockRoot(root string) (unlock func() error, err error) {
 		f.Close()
 		return nil, fmt.Errorf("data root %s is in use by another daemon (pid %s): stop it or choose another --data-root", root, strings.TrimSpace(string(holder[:n])))
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 	}
 	if err != nil {

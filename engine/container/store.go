@@ -12,6 +12,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"lighter/internal/atomicfile"
 )
@@ -71,7 +72,7 @@ func openStore(path string, log *slog.Logger) (*store, []*record, error) {
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: dbOpenTimeout, NoFreelistSync: true})
 	if err != nil {
-		if errors.Is(err, bolt.ErrTimeout) {
+		if errors.Is(err, bolterrors.ErrTimeout) {
 			err = errors.New("another engine uses this data root")
 		}
 		return nil, nil, fmt.Errorf("open %s: %w", path, err)

@@ -207,16 +207,32 @@ func (r *request) registryAuth() *registry.AuthConfig {
 }
 
 // decode reads the JSON body into v. With optional an empty body leaves v alone.
+// What follows an error is read too, up to a bound: clients send the whole body
+// before they look for a response, and a connection that is closed under them
+// would hide the error.
 func (r *request) decode(v any, optional bool) error {
 	if r.ContentLength == 0 && optional {
 		return nil
 	}
+	err := r.decodeBody(v, optional)
+	if err != nil {
+		_, _ = io.CopyN(io.Discard, r.Body, maxJSONBody)
+	}
+	return err
+}
+
+func (r *request) decodeBody(v any, optional bool) error {
 	if ct := r.Header.Get("Content-Type"); ct != "" || r.ContentLength > 0 {
-		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
+		media, _, err := mime.ParseMediaType(ct)
+		switch {
+		case err != nil:
+			return invalid("malformed Content-Type header (%s): %v", ct, err)
+		case media != "application/json":
 			return invalid("unsupported Content-Type header (%s): must be 'application/json'", ct)
 		}
 	}
-	dec := json.NewDecoder(io.LimitReader(r.Body, maxJSONBody+1))
+	body := &io.LimitedReader{R: r.Body, N: maxJSONBody + 1}
+	dec := json.NewDecoder(body)
 	if err := dec.Decode(v); err != nil {
 		if errors.Is(err, io.EOF) {
 			if optional {
@@ -224,7 +240,7 @@ func (r *request) decode(v any, optional bool) error {
 			}
 			return invalid("invalid JSON: got EOF while reading request body")
 		}
-		if dec.InputOffset() > maxJSONBody {
+		if body.N <= 0 {
 			return invalid("request body is larger than %d bytes", maxJSONBody)
 		}
 		return invalid("invalid JSON: %v", err)

@@ -14,14 +14,14 @@ type localFormat struct {
 // Field tags of the protobuf messages: number<<3 | wire type.
 const (
 	tagSource   = 1<<3 | 2
-	tagTimeNano = 2<<3 | 0
+	tagTimeNano = 2 << 3
 	tagLine     = 3<<3 | 2
-	tagPartial  = 4<<3 | 0
+	tagPartial  = 4 << 3
 	tagMetadata = 5<<3 | 2
 
-	tagLast    = 1<<3 | 0
+	tagLast    = 1 << 3
 	tagID      = 2<<3 | 2
-	tagOrdinal = 3<<3 | 0
+	tagOrdinal = 3 << 3
 )
 
 func (f *localFormat) begin(t time.Time) { f.nano = uint64(t.UnixNano()) }
