@@ -98,7 +98,9 @@ func serve(cfg config, log *slog.Logger) error {
 func inheritedListener() (net.Listener, error) {
 	f := os.NewFile(socketFD, "socket")
 	defer f.Close()
-	unix.CloseOnExec(socketFD)
+	if err := closeOnExec(); err != nil {
+		return nil, err
+	}
 	l, err := net.FileListener(f)
 	if err != nil {
 		return nil, fmt.Errorf("take the listening socket from fd %d: %w", socketFD, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -193,6 +194,12 @@ func removeSocket(cfg config, bundle string) error {
 	return err
 }
 
+// closeOnExec keeps descriptors that came from who knows where, through the
+// caller, from a server that would hold them as long as its container runs.
+func closeOnExec() error {
+	return os.NewSyscallError("close_range", unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC))
+}
+
 // spawn starts the server, in a session of its own.
 func spawn(cfg config, l *net.UnixListener) error {
 	socket, err := l.File()
@@ -209,6 +216,9 @@ func spawn(cfg config, l *net.UnixListener) error {
 	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+cfg.ttrpcAddress)
 	cmd.ExtraFiles = []*os.File{socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := closeOnExec(); err != nil {
+		return fmt.Errorf("start server: %w", err)
+	}
 	// containerd reads this fifo; without a reader there is no log.
 	if f, err := os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0); err == nil {
 		defer f.Close()
