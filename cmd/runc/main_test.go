@@ -26,14 +26,18 @@ func TestMain(m *testing.M) {
 // program executes it and returns its exit code and output.
 func program(t *testing.T, dir string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	// Files, not pipes: a created container keeps its standard output open, and
 	// waiting for the end of a pipe would be waiting for the container.
 	out, errOut := output(t), output(t)
 	cmd.Stdout, cmd.Stderr = out, errOut
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
