@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 prestart hooks are deprecated, and still part of the specification.
+
 package runc
 
 import (

@@ -108,10 +108,6 @@ func (b *builder) ref(in Buf, at int, to Buf) {
 	b.p.Buffers[in-1].Refs = append(b.p.Buffers[in-1].Refs, Ref{At: at, To: to})
 }
 
-func (b *builder) slot(in Buf, at int, name string) {
-	b.p.Buffers[in-1].Slots = append(b.p.Buffers[in-1].Slots, Slot{At: at, Name: name})
-}
-
 // cstring adds s as a C string; equal strings share a buffer.
 func (b *builder) cstring(s string) Buf {
 	if buf, ok := b.str[s]; ok {
