@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"lighter/containerd"
 	"lighter/containerd/local"
 	"lighter/containerd/remote"
+	"lighter/containerd/rpc"
 )
 
 // openContainerd gives the engine its containerd: the one that --containerd
@@ -36,15 +39,34 @@ func openContainerd(ctx context.Context, cfg *config, log *slog.Logger) (svc *co
 	if err != nil {
 		return nil, "", nil, err
 	}
-	shims, err := listenForShims(address + ".ttrpc")
-	if err != nil {
-		return nil, "", nil, errors.Join(err, l.Close(ctx))
+	listeners := make(map[string]net.Listener, 2)
+	closeAll := func() error {
+		var errs []error
+		for path, l := range listeners {
+			l.Close()
+			errs = append(errs, ignoreNotExist(os.Remove(path)))
+		}
+		return errors.Join(errs...)
 	}
-	served := make(chan error, 1)
-	go func() { served <- l.ServeShims(shims) }()
+	for _, path := range []string{address, address + ".ttrpc"} {
+		listener, err := listenForRoot(path)
+		if err != nil {
+			return nil, "", nil, errors.Join(err, closeAll(), l.Close(ctx))
+		}
+		listeners[path] = listener
+	}
+	// What runs in this process is also there for ctr and other clients of
+	// containerd, at the address that docker info shows.
+	clients := rpc.New(rpc.Config{
+		Services: l.Services(), Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Life: ctx, Log: log,
+	})
+	var served errgroup.Group
+	served.Go(func() error { return l.ServeShims(listeners[address+".ttrpc"]) })
+	served.Go(func() error { return clients.Serve(listeners[address]) })
 	return l.Services(), address, func() error {
+		clients.Stop()
 		err := l.Close(context.WithoutCancel(ctx))
-		return errors.Join(err, <-served, ignoreNotExist(os.Remove(shims.Addr().String())))
+		return errors.Join(err, served.Wait(), closeAll())
 	}, nil
 }
 
@@ -56,10 +78,9 @@ func containerdRoot(dataRoot string) string {
 	return filepath.Join(dataRoot, "containerd", "daemon")
 }
 
-// listenForShims opens the socket that shims send their events to, for root
-// alone. One that a killed daemon left is replaced: the lock on the data root
+// listenForRoot opens a socket that root alone may connect to. One that a killed daemon left is replaced: the lock on the data root
 // says that no other daemon serves it.
-func listenForShims(path string) (net.Listener, error) {
+func listenForRoot(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
