@@ -53,6 +53,9 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		}
 	}()
 	e := &Engine{events: events.New(), keep: cfg.Container.LiveRestore}
+	cfg.Network.Events = func(action eventtypes.Action, id string, attrs map[string]string) {
+		e.events.Publish(eventtypes.NetworkEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
+	}
 	if e.networks, err = network.Open(ctx, cfg.Network, log.With("component", "network")); err != nil {
 		return nil, fmt.Errorf("open networks: %w", err)
 	}

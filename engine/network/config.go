@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 
 	"lighter/engine/network/ipam"
 )
@@ -19,6 +20,10 @@ type Config struct {
 	// named as Allocation.SandboxKey, to the network namespace of its process.
 	// It should be on tmpfs (Docker: <exec-root>/netns).
 	SandboxDir string
+
+	// Events, if not nil, is told of what happens to networks: create, connect,
+	// disconnect and destroy. It must not block.
+	Events func(action events.Action, networkID string, attributes map[string]string)
 
 	// Bridge is the link of the default network: "" or "docker0" for one that
 	// the Manager makes, another name for one that exists, "none" for no

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,7 @@ func (m *Manager) Connect(ctx context.Context, containerID string, pid int) (err
 	if err := m.connect(ctx, sb, ns); err != nil {
 		return fmt.Errorf("connect container %q: %w", containerID, err)
 	}
+	m.announceEndpoints(events.ActionConnect, containerID, sb.rec.Endpoints...)
 	if key := m.sandboxKey(sb.rec); key != "" {
 		if err := linkNamespace(key, pid); err != nil {
 			m.log.Warn("link network namespace", "container", containerID, "err", err)
@@ -198,6 +200,9 @@ func (m *Manager) Release(ctx context.Context, containerID string) error {
 	sb.sockets = nil
 	if sb.connected {
 		errs = append(errs, m.links.Disable(linksOf(sb.rec.Endpoints)...))
+	}
+	if sb.connected {
+		m.announceEndpoints(events.ActionDisconnect, containerID, sb.rec.Endpoints...)
 	}
 	path := m.store.sandboxPath(sb.rec.SandboxID)
 	errs = append(errs, m.store.retire(path), m.unlinkNamespace(sb.rec))

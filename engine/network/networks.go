@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"lighter/engine/network/ipam"
@@ -118,6 +119,7 @@ func (m *Manager) Create(ctx context.Context, req network.CreateRequest) (networ
 	if err != nil {
 		return network.CreateResponse{}, fmt.Errorf("create network %s: %w", req.Name, joinErr(err, m.undefine(ctx, n)))
 	}
+	m.announce(events.ActionCreate, n)
 	return network.CreateResponse{ID: n.Network.ID, Warning: noDNS}, nil
 }
 
@@ -338,6 +340,7 @@ func (m *Manager) Remove(ctx context.Context, ref string) error {
 	if err := m.undefine(context.WithoutCancel(ctx), n); err != nil {
 		return fmt.Errorf("error while removing network: %w", err)
 	}
+	m.announce(events.ActionDestroy, n)
 	return nil
 }
 

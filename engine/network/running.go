@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"lighter/engine/network/bridge"
@@ -50,6 +51,7 @@ func (m *Manager) ConnectRunning(ctx context.Context, containerID string, pid in
 	if err := m.publish(ctx, sb); err != nil {
 		return nil, undo(err)
 	}
+	m.announceEndpoints(events.ActionConnect, containerID, ep)
 	return m.allocation(sb.rec)
 }
 
@@ -97,6 +99,7 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 	sb.rec = &rec
 	m.freeEndpointLocked(ep)
 	m.mu.Unlock()
+	m.announceEndpoints(events.ActionDisconnect, containerID, ep)
 	errs := []error{m.store.putSandbox(&rec)}
 	if gw := m.gatewayOf(&rec); gw != nil {
 		errs = append(errs, bridge.DefaultRoute(ns, gw.IfName, gw.Gateway))
