@@ -22,6 +22,7 @@ import (
 
 	"lighter/containerd/snapshot"
 	"lighter/internal/atomicfile"
+	"lighter/internal/headroom"
 )
 
 // Blobs is the store that keeps the bytes of all namespaces; package content
@@ -186,6 +187,7 @@ func openBolt(path string) (*bolt.DB, error) {
 	b, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 		InitialMmapSize: mapSize, NoStatistics: true,
+		OpenFile: headroom.OpenFile,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("another process has it open: %w", errdefs.ErrUnavailable)

@@ -15,6 +15,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"lighter/internal/atomicfile"
+	"lighter/internal/headroom"
 )
 
 // The schema of containers.db:
@@ -70,7 +71,7 @@ func openStore(path string, log *slog.Logger) (*store, []*record, error) {
 			return nil, nil, fmt.Errorf("create %s: %w", path, err)
 		}
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: dbOpenTimeout, NoFreelistSync: true})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: dbOpenTimeout, NoFreelistSync: true, OpenFile: headroom.OpenFile})
 	if err != nil {
 		if errors.Is(err, bolterrors.ErrTimeout) {
 			err = errors.New("another engine uses this data root")
