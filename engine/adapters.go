@@ -71,6 +71,12 @@ func allocation(a *network.Allocation) *container.NetworkAllocation {
 	}
 }
 
+// NetworkName implements container.Networks.
+func (n networks) NetworkName(ctx context.Context, ref string) (string, error) {
+	found, err := n.Manager.Inspect(ctx, ref)
+	return found.Name, err
+}
+
 // ConnectRunning implements container.Networks.
 func (n networks) ConnectRunning(ctx context.Context, id string, pid int, ref string, settings *networktypes.EndpointSettings) (*container.NetworkAllocation, error) {
 	a, err := n.Manager.ConnectRunning(ctx, id, pid, ref, settings)

@@ -91,6 +91,9 @@ type Networks interface {
 	// Restore is called once, at start-up: containers in live (ID to pid) keep
 	// what they have, that of all others is released.
 	Restore(ctx context.Context, live map[string]int) error
+	// NetworkName returns the name of the network that ref, a name, an ID or a
+	// unique prefix of one, means; NotFound when there is none.
+	NetworkName(ctx context.Context, ref string) (string, error)
 	// ConnectRunning and DisconnectRunning change the networks of a running
 	// container. The allocation returned replaces the former one.
 	ConnectRunning(ctx context.Context, id string, pid int, networkRef string, settings *network.EndpointSettings) (*NetworkAllocation, error)

@@ -36,7 +36,7 @@ func normalizeCaps(names []string) ([]string, error) {
 			c = "CAP_" + c
 		}
 		if c != allCapsWord && !slices.Contains(allCaps, c) {
-			return nil, fmt.Errorf("unknown capability: %q", name)
+			return nil, fmt.Errorf("unknown capability: %q", c)
 		}
 		out = append(out, c)
 	}

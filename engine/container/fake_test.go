@@ -225,6 +225,10 @@ func (f *fakeNetworks) Restore(_ context.Context, live map[string]int) error {
 	}
 	return nil
 }
+func (f *fakeNetworks) NetworkName(_ context.Context, ref string) (string, error) {
+	return ref, nil
+}
+
 func (f *fakeNetworks) ConnectRunning(_ context.Context, _ string, _ int, ref string, s *network.EndpointSettings) (*NetworkAllocation, error) {
 	return &NetworkAllocation{Networks: map[string]*network.EndpointSettings{"bridge": {}, ref: s}}, nil
 }

@@ -689,7 +689,7 @@ func TestNetworkChanges(t *testing.T) {
 	if err := m.ConnectNetwork(bg, "cc", "red", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.ConnectNetwork(bg, "cc", "red", nil); !errdefs.IsConflict(err) {
+	if err := m.ConnectNetwork(bg, "cc", "red", nil); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("second ConnectNetwork() = %v", err)
 	}
 	if err := m.DisconnectNetwork(bg, "cc", "red", false); err != nil {

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -9,14 +10,22 @@ import (
 )
 
 // ConnectNetwork joins the container to a network, at once when it runs and at
-// its starts from now on. The network manager announces it.
+// its starts from now on. The network manager announces it. A network that does
+// not exist is NotFound.
 func (m *Manager) ConnectNetwork(ctx context.Context, ref, networkRef string, settings *network.EndpointSettings) error {
 	if settings == nil {
 		settings = &network.EndpointSettings{}
 	}
+	if _, err := m.lookup(ref); err != nil {
+		return err
+	}
+	networkRef, err := m.Networks.NetworkName(ctx, networkRef)
+	if err != nil {
+		return err
+	}
 	return m.changeNetworks(ctx, ref, func(ctx context.Context, r *record) (*NetworkAllocation, error) {
 		if r.hasEndpoint(networkRef) != "" {
-			return nil, conflict("%s is already attached to network %s", r.name(), networkRef)
+			return nil, permissionDenied(fmt.Sprintf("endpoint with name %s already exists in network %s", r.name(), networkRef))
 		}
 		if !r.State.hasTask() {
 			return nil, nil
@@ -27,11 +36,19 @@ func (m *Manager) ConnectNetwork(ctx context.Context, ref, networkRef string, se
 	})
 }
 
-// DisconnectNetwork takes the container off a network.
+// DisconnectNetwork takes the container off a network, which need not exist any
+// more when the container does not run.
 func (m *Manager) DisconnectNetwork(ctx context.Context, ref, networkRef string, force bool) error {
 	name := ""
 	return m.changeNetworks(ctx, ref, func(ctx context.Context, r *record) (*NetworkAllocation, error) {
+		known, err := m.Networks.NetworkName(ctx, networkRef)
+		if err == nil {
+			networkRef = known
+		}
 		if name = r.hasEndpoint(networkRef); name == "" {
+			if err != nil {
+				return nil, err
+			}
 			return nil, notConnected(r, networkRef)
 		}
 		if !r.State.hasTask() {

@@ -208,7 +208,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"invalid restart policy: maximum retry count can only be used with 'on-failure'", func(_ *api.Config, h *api.HostConfig) {
 			h.RestartPolicy = api.RestartPolicy{Name: "always", MaximumRetryCount: 3}
 		}},
-		{"invalid CapAdd: unknown capability: \"NOPE\"", func(_ *api.Config, h *api.HostConfig) { h.CapAdd = []string{"NOPE"} }},
+		{"invalid CapAdd: unknown capability: \"CAP_NOPE\"", func(_ *api.Config, h *api.HostConfig) { h.CapAdd = []string{"NOPE"} }},
 		{"invalid IPC mode: bogus", func(_ *api.Config, h *api.HostConfig) { h.IpcMode = "bogus" }},
 		{"invalid environment variable: =x", func(c *api.Config, _ *api.HostConfig) { c.Env = []string{"=x"} }},
 		{"the working directory 'rel' is invalid, it needs to be an absolute path", func(c *api.Config, _ *api.HostConfig) { c.WorkingDir = "rel" }},

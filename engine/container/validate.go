@@ -1,6 +1,7 @@
 package container
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"path"
@@ -11,6 +12,7 @@ import (
 
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/profiles/seccomp"
 )
 
 // The smallest limits that Docker accepts, and what the kernel can hold.
@@ -78,6 +80,11 @@ func checkHostConfig(c *api.Config, h *api.HostConfig) (warnings []string, err e
 	for _, host := range h.ExtraHosts {
 		if err := checkExtraHost(host); err != nil {
 			return nil, err
+		}
+	}
+	for _, limit := range h.Ulimits {
+		if _, err := limit.GetRlimit(); err != nil {
+			return nil, invalid("%s", err)
 		}
 	}
 	if err := checkPorts(h.PortBindings); err != nil {
@@ -302,6 +309,11 @@ func checkPorts(ports network.PortMap) error {
 		if !port.IsValid() || port.Num() == 0 {
 			return invalid("invalid port specification: %q", port.String())
 		}
+		switch port.Proto() {
+		case network.TCP, network.UDP, network.SCTP:
+		default:
+			return invalid("invalid proto: %s", port.Proto())
+		}
 		for _, b := range bindings {
 			if b.HostPort == "" {
 				continue
@@ -348,6 +360,13 @@ func parseSecurity(opts []string) (security, error) {
 		switch key {
 		case "seccomp":
 			s.seccomp = value
+			if value == "" || value == "unconfined" || value == "builtin" {
+				continue
+			}
+			var profile seccomp.Seccomp
+			if err := json.Unmarshal([]byte(value), &profile); err != nil {
+				return s, invalid("Decoding seccomp profile failed: %s", err)
+			}
 		case "no-new-privileges", "writable-cgroups":
 			b, err := strconv.ParseBool(value)
 			if err != nil {

@@ -139,6 +139,24 @@ func parse(mounts []mount.Mount) (layers, error) {
 	return l, nil
 }
 
+// damage says which directory of the layers is none: the kernel names no layer
+// when it refuses them.
+func (l layers) damage() error {
+	for _, dir := range append([]string{l.upper, l.work}, l.lower...) {
+		if dir == "" {
+			continue
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			return &os.PathError{Op: "stat", Path: dir, Err: unix.ENOTDIR}
+		}
+	}
+	return nil
+}
+
 // attach makes the detached mount.
 func (l layers) attach() (*Root, error) {
 	var fd int
@@ -155,6 +173,9 @@ func (l layers) attach() (*Root, error) {
 		}
 	}
 	if err != nil {
+		if damage := l.damage(); damage != nil {
+			err = damage
+		}
 		return nil, fmt.Errorf("show snapshot: %w", err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
