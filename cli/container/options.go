@@ -2,6 +2,8 @@ package container
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -450,7 +452,11 @@ func securityOptions(opts []string) ([]string, error) {
 			if err != nil {
 				return nil, fmt.Errorf("opening seccomp profile (%s) failed: %w", path, err)
 			}
-			opt = "seccomp=" + string(raw)
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, raw); err != nil {
+				return nil, fmt.Errorf("compacting json for seccomp profile (%s) failed: %w", path, err)
+			}
+			opt = "seccomp=" + compact.String()
 		}
 		out = append(out, opt)
 	}

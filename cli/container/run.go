@@ -67,7 +67,8 @@ func newRunCommand(s *session.Session) *cobra.Command {
 	return cmd
 }
 
-// create pulls the image when the policy says so and creates the container.
+// create pulls the image when the policy says so and creates the container. What
+// the engine refuses is returned as it is.
 func (o *createOptions) create(cmd *cobra.Command, s *session.Session, ref string, command []string) (string, error) {
 	ctx := cmd.Context()
 	networking, err := o.build(cmd, ref, command)
@@ -94,7 +95,7 @@ func (o *createOptions) create(cmd *cobra.Command, s *session.Session, ref strin
 	switch o.pull {
 	case "always":
 		if err := image.Pull(ctx, s, c, ref, o.platform, o.quiet, s.Err); err != nil {
-			return "", daemonError(err)
+			return "", err
 		}
 	case "missing", "never":
 	default:
@@ -107,12 +108,12 @@ func (o *createOptions) create(cmd *cobra.Command, s *session.Session, ref strin
 	if errdefs.IsNotFound(err) && o.pull == "missing" && imageMissing(ctx, c, ref) {
 		fmt.Fprintf(s.Err, "Unable to find image '%s' locally\n", image.Familiar(ref))
 		if err := image.Pull(ctx, s, c, ref, o.platform, o.quiet, s.Err); err != nil {
-			return "", daemonError(err)
+			return "", err
 		}
 		created, err = c.ContainerCreate(ctx, opts)
 	}
 	if err != nil {
-		return "", daemonError(err)
+		return "", err
 	}
 	for _, w := range created.Warnings {
 		fmt.Fprintf(s.Err, "WARNING: %s\n", w)
@@ -132,6 +133,8 @@ func imageMissing(ctx context.Context, c client.APIClient, ref string) bool {
 	return errdefs.IsNotFound(err)
 }
 
+// daemonError is how run, whose exit code is else that of the container, reports
+// that there is none.
 func daemonError(err error) error {
 	return &session.StatusError{Code: codeDaemon, Text: "docker: " + err.Error() + "\n\nRun 'docker run --help' for more information"}
 }
@@ -158,6 +161,9 @@ func (o *createOptions) run(cmd *cobra.Command, s *session.Session, ref string, 
 		o.host.ConsoleSize = [2]uint{h, w}
 	}
 	id, err := o.create(cmd, s, ref, command)
+	if _, ok := errors.AsType[*session.StatusError](err); err != nil && !ok {
+		return daemonError(err)
+	}
 	if err != nil {
 		return err
 	}
