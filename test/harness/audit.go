@@ -21,9 +21,12 @@ type audit map[string]map[string]bool
 // auditTimeout bounds how long after the last removal traces may remain.
 const auditTimeout = 10 * time.Second
 
-func takeAudit(t testing.TB) audit {
+// takeAudit looks for what the daemon with that directory may have made. Other
+// daemons may be at work on the machine.
+func takeAudit(t testing.TB, dir string) audit {
 	t.Helper()
 	a := audit{}
+	ours, others := processes(dir)
 	add := func(kind, name string) {
 		if a[kind] == nil {
 			a[kind] = map[string]bool{}
@@ -55,35 +58,55 @@ func takeAudit(t testing.TB) audit {
 			// A parent group may remain, a container's may not.
 			entries, _ := os.ReadDir(dir)
 			for _, e := range entries {
-				if e.IsDir() {
+				if e.IsDir() && !others[e.Name()] {
 					add("cgroup", filepath.Join(dir, e.Name()))
 				}
 			}
 		}
 	}
-	for _, p := range processes() {
+	for _, p := range ours {
 		add("process", p)
 	}
 	return a
 }
 
-// processes lists the processes of our programs and their children by command
-// line.
-func processes() []string {
+// processes lists the processes of the daemon with that directory, and of its
+// containers, by command line, and the IDs of the containers that
+// shims of other daemons supervise.
+func processes(dir string) (ours []string, others map[string]bool) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	var found []string
-	for _, dir := range dirs {
-		raw, err := os.ReadFile(dir + "/cmdline")
+	others = map[string]bool{}
+	for _, proc := range dirs {
+		raw, err := os.ReadFile(proc + "/cmdline")
 		if err != nil || len(raw) == 0 {
 			continue
 		}
-		cgroups, _ := os.ReadFile(dir + "/cgroup")
-		line := strings.ReplaceAll(strings.TrimRight(string(raw), "\x00"), "\x00", " ")
-		if strings.Contains(line, "/lighter-") || strings.Contains(line, "containerd-shim-runc-v2") || strings.Contains(string(cgroups), "/docker/") {
-			found = append(found, filepath.Base(dir)+" "+line)
+		args := strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")
+		line := strings.Join(args, " ")
+		switch {
+		case strings.Contains(line, dir+"/"):
+			ours = append(ours, filepath.Base(proc)+" "+line)
+		case strings.HasSuffix(args[0], "containerd-shim-runc-v2"):
+			if i := slices.Index(args, "-id"); i >= 0 && i+1 < len(args) {
+				others[args[i+1]] = true
+			}
+		case inContainer(proc, dir):
+			// Without the process ID: a loop of short commands is one process.
+			ours = append(ours, "in a container: "+line)
 		}
 	}
-	return found
+	return ours, others
+}
+
+// inContainer reports whether the process is in a container whose root file
+// system is below dir.
+func inContainer(proc, dir string) bool {
+	cgroups, _ := os.ReadFile(proc + "/cgroup")
+	if !strings.Contains(string(cgroups), "/docker/") {
+		return false
+	}
+	mounts, _ := os.ReadFile(proc + "/mountinfo")
+	return strings.Contains(string(mounts), dir+"/")
 }
 
 // compare fails the test for everything that is there now and was not before.
@@ -93,7 +116,7 @@ func (before audit) compare(t testing.TB, dir string) {
 	var left []string
 	look := func() bool {
 		left = nil
-		now := takeAudit(t)
+		now := takeAudit(t, dir)
 		for kind, names := range now {
 			for name := range names {
 				if !before[kind][name] && !strings.HasPrefix(name, fmt.Sprintf("%d ", os.Getpid())) {

@@ -121,6 +121,7 @@ type Daemon struct {
 	Dir      string // everything below is in it
 	Host     string // for DOCKER_HOST
 	External bool
+	Disk     *Disk // below the data root, with Options.DiskBytes
 
 	t          testing.TB
 	args       []string
@@ -132,6 +133,8 @@ type Daemon struct {
 type Options struct {
 	// External runs containerd as a process of its own and has dockerd use it.
 	External bool
+	// DiskBytes gives the data root a file system of its own with that size.
+	DiskBytes int64
 	// Args are added to dockerd's.
 	Args []string
 }
@@ -145,11 +148,15 @@ func Start(t testing.TB, o Options) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := takeAudit(t)
 	d := &Daemon{Dir: dir, Host: "unix://" + dir + "/docker.sock", External: o.External, t: t, args: o.Args}
+	if o.DiskBytes > 0 {
+		d.Disk = mountDisk(t, dir+"/data", o.DiskBytes)
+	}
+	before := takeAudit(t, dir)
 	t.Cleanup(func() {
 		d.Stop()
 		before.compare(t, dir)
+		d.Disk.unmount()
 		if t.Failed() {
 			t.Logf("the daemon's log:\n%s", d.Log())
 		}
@@ -187,6 +194,8 @@ func (d *Daemon) StartDockerd() {
 	}
 	d.dockerd = start(d.t, d.Dir+"/dockerd.log", Bin(d.t, "dockerd"), append(args, d.args...)...)
 	d.dockerd.waitFor(d.t, d.Dir+"/docker.sock")
+	// It listens before it serves.
+	d.Request(d.t, "GET", "/_ping", "")
 }
 
 // Pid is dockerd's process ID.
