@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"lighter/internal/daemon"
 )
 
 // Where things are by default, as with a stock containerd.
@@ -194,7 +196,7 @@ func check(path, prefix string, table map[string]any, warnings *[]string) error 
 		case slices.Contains(foreign, name):
 			*warnings = append(*warnings, fmt.Sprintf("%s: key %q has no meaning here", path, name))
 		default:
-			return fmt.Errorf("unknown key %q: did you mean %q?", name, nearest(name))
+			return fmt.Errorf("unknown key %q: did you mean %q?", name, daemon.Nearest(name, known))
 		}
 	}
 	return nil
@@ -207,31 +209,6 @@ func sortedKeys(m map[string]any) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// nearest returns the key that takes the fewest edits to become from name.
-func nearest(name string) string {
-	return slices.MinFunc(known, func(a, b string) int { return distance(name, a) - distance(name, b) })
-}
-
-// distance is the edit distance of a and b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			next := corner
-			if a[i] != b[j] {
-				next = 1 + min(corner, row[j], row[j+1])
-			}
-			corner, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }
 
 // validate checks what flags and files together say.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/daemon"
 	"lighter/internal/version"
 )
 
@@ -87,7 +88,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	switch {
 	case len(command) == 0:
-		log := newLogger(cfg, stderr)
+		level, _ := parseLevel(cfg.Debug.Level) // validated
+		log := daemon.NewLogger(stderr, level, cfg.Debug.Format == "json")
 		for _, w := range warnings {
 			log.Warn(w)
 		}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 
 	"lighter/containerd/local"
 	"lighter/containerd/rpc"
+	"lighter/internal/daemon"
 	"lighter/internal/version"
 )
 
@@ -75,14 +74,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	})
 	g.Go(func() error {
 		<-gctx.Done()
-		notify("STOPPING=1")
+		daemon.Notify("STOPPING=1")
 		log.Info("stopping containerd", "cause", context.Cause(ctx))
 		stopServer(server)
 		shims.Close() // ends ServeShims
 		return nil
 	})
 	log.Info("containerd is ready", "address", cfg.GRPC.Address)
-	if err := notify("READY=1"); err != nil {
+	if err := daemon.Notify("READY=1"); err != nil {
 		log.Warn("can't notify the service manager", "err", err)
 	}
 	return g.Wait()
@@ -145,40 +144,4 @@ func adjustOOMScore(score int) error {
 		return nil
 	}
 	return os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(score)), 0)
-}
-
-// notify tells the service manager, see sd_notify(3). Without one it does
-// nothing.
-func notify(state string) error {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}) // "@" is abstract to net too
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_, err = conn.Write([]byte(state))
-	return err
-}
-
-// newLogger writes records as a stock containerd does: RFC 3339 times with
-// nanoseconds, levels in lower case.
-func newLogger(cfg config, w io.Writer) *slog.Logger {
-	level, _ := parseLevel(cfg.Debug.Level) // validated
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		switch {
-		case len(groups) > 0:
-		case a.Key == slog.TimeKey:
-			return slog.String(a.Key, a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
-		case a.Key == slog.LevelKey:
-			return slog.String(a.Key, strings.ToLower(strings.ReplaceAll(a.Value.String(), "WARN", "WARNING")))
-		}
-		return a
-	}}
-	if cfg.Debug.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
+
+	"lighter/internal/daemon"
 )
 
 const defaultConfigFile = "/etc/docker/daemon.json"
@@ -189,7 +191,7 @@ func (c *config) mergeFile(raw []byte, fs *pflag.FlagSet) error {
 	var unknown, twice []string
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		if !slices.Contains(known, key) {
-			unknown = append(unknown, fmt.Sprintf("%s (did you mean %q?)", key, nearest(key, known)))
+			unknown = append(unknown, fmt.Sprintf("%s (did you mean %q?)", key, daemon.Nearest(key, known)))
 			continue
 		}
 		name, renamed := flagOf[key]
@@ -285,36 +287,4 @@ func (c *config) check() error {
 	slices.Sort(c.Hosts)
 	c.Hosts = slices.Compact(c.Hosts)
 	return nil
-}
-
-// nearest returns the known word with the smallest edit distance to word.
-func nearest(word string, known []string) string {
-	best, bestDistance := "", len(word)+100
-	for _, k := range known {
-		if d := editDistance(word, k); d < bestDistance {
-			best, bestDistance = k, d
-		}
-	}
-	return best
-}
-
-// editDistance is Levenshtein's distance of a and b.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

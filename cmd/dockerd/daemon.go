@@ -25,6 +25,7 @@ import (
 	"lighter/engine/server"
 	"lighter/engine/system"
 	"lighter/internal/cleanup"
+	"lighter/internal/daemon"
 	"lighter/internal/version"
 )
 
@@ -99,9 +100,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		return nil
 	})
 	log.Info("Daemon has completed initialization", "version", version.Version, "containers", eng.Counts().Total)
-	notifySystemd(log, "READY=1")
+	notify(log, "READY=1")
 	err = group.Wait()
-	notifySystemd(log, "STOPPING=1")
+	notify(log, "STOPPING=1")
 	return err
 }
 
@@ -267,22 +268,8 @@ func listenAll(cfg *config) ([]net.Listener, error) {
 	return all, nil
 }
 
-// notifySystemd sends a state to the service manager that started the daemon,
-// if one did (sd_notify(3)).
-func notifySystemd(log *slog.Logger, state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if path[0] == '@' {
-		path = "\x00" + path[1:]
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err == nil {
-		_, err = conn.Write([]byte(state))
-		conn.Close()
-	}
-	if err != nil {
+func notify(log *slog.Logger, state string) {
+	if err := daemon.Notify(state); err != nil {
 		log.Warn("notify the service manager", "err", err)
 	}
 }

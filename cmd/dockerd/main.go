@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/daemon"
 	"lighter/internal/version"
 )
 
@@ -39,7 +40,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "configuration OK")
 		return 0
 	}
-	log := newLogger(cfg, stderr)
+	level, _ := parseLevel(cfg.LogLevel) // checked
+	log := daemon.NewLogger(stderr, level, cfg.LogFormat == "json")
 	if os.Geteuid() != 0 {
 		log.Error("dockerd needs to be started with root privileges")
 		return 1
@@ -82,26 +84,4 @@ func parseLevel(s string) (slog.Level, error) {
 		return slog.LevelError, nil
 	}
 	return 0, fmt.Errorf("invalid logging level: %q", s)
-}
-
-// newLogger writes records as upstream's daemon does: RFC 3339 times with
-// nanoseconds, levels in lower case.
-func newLogger(cfg *config, w io.Writer) *slog.Logger {
-	level, _ := parseLevel(cfg.LogLevel)
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) > 0 {
-			return a
-		}
-		switch a.Key {
-		case slog.TimeKey:
-			return slog.String(a.Key, a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
-		case slog.LevelKey:
-			return slog.String(a.Key, strings.ToLower(strings.ReplaceAll(a.Value.String(), "WARN", "WARNING")))
-		}
-		return a
-	}}
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }

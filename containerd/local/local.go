@@ -9,16 +9,13 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 
 	ttrpcevents "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
@@ -32,7 +29,7 @@ import (
 	"lighter/containerd/event"
 	"lighter/containerd/rpc"
 	"lighter/containerd/task"
-	"lighter/internal/atomicfile"
+	"lighter/internal/identity"
 	"lighter/internal/version"
 )
 
@@ -96,7 +93,7 @@ func New(ctx context.Context, cfg Config) (_ *Local, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if l.uuid, err = identity(filepath.Join(cfg.Root, "uuid")); err != nil {
+	if l.uuid, err = identity.Load(filepath.Join(cfg.Root, "uuid")); err != nil {
 		return nil, err
 	}
 	dirs := cfg.ShimDirs
@@ -195,23 +192,4 @@ type build struct{}
 
 func (build) Version(context.Context) (string, string, error) {
 	return version.Version, version.GitCommit, nil
-}
-
-var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
-
-// identity reads the UUID at path, or makes one. A damaged one is replaced: it
-// names the installation, nothing refers to it.
-func identity(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
-	}
-	if id := strings.TrimSpace(string(data)); uuidPattern.MatchString(id) {
-		return id, nil
-	}
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // RFC 9562, version 4
-	id := fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-	return id, atomicfile.Write(path, []byte(id), 0o600)
 }

@@ -122,17 +122,3 @@ func TestServeShims(t *testing.T) {
 		t.Errorf("ServeShims = %v", err)
 	}
 }
-
-func TestIdentityReplacesDamage(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "uuid")
-	if err := os.WriteFile(path, []byte("not a uuid"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	first, err := identity(path)
-	if err != nil || !uuidPattern.MatchString(first) {
-		t.Errorf("identity = %q, %v", first, err)
-	}
-	if second, err := identity(path); err != nil || second != first {
-		t.Errorf("identity again = %q, %v, want %q", second, err, first)
-	}
-}

@@ -5,8 +5,6 @@ package system
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -21,7 +19,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
 
-	"lighter/internal/atomicfile"
+	"lighter/internal/identity"
 	"lighter/internal/version"
 )
 
@@ -58,29 +56,11 @@ type Service struct {
 // New returns a Service. The engine's ID is read from engine-id in the data
 // root, or made and stored there.
 func New(facts Facts, counts func(context.Context) (Counts, error)) (*Service, error) {
-	id, err := engineID(filepath.Join(facts.DataRoot, "engine-id"))
+	id, err := identity.Load(filepath.Join(facts.DataRoot, "engine-id"))
 	if err != nil {
 		return nil, err
 	}
 	return &Service{facts: facts, id: id, counts: counts, cgroup: probeCgroup("/")}, nil
-}
-
-func engineID(path string) (string, error) {
-	raw, err := os.ReadFile(path)
-	if id := strings.TrimSpace(string(raw)); err == nil && id != "" {
-		return id, nil
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read the engine's ID: %w", err)
-	}
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // a random UUID, RFC 9562 version 4
-	id := fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-	if err := atomicfile.Write(path, []byte(id), 0o600); err != nil {
-		return "", fmt.Errorf("store the engine's ID: %w", err)
-	}
-	return id, nil
 }
 
 // ID is the engine's ID, stable over restarts.
