@@ -55,7 +55,7 @@ func newRoot(s *session.Session) *cobra.Command {
 		SilenceErrors:    true,
 		TraverseChildren: true,
 		Args:             unknownCommand,
-		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:             session.Help,
 		Version:          fmt.Sprintf("%s, build %s (%s)", version.Version, version.GitCommit, version.Product),
 		CompletionOptions: cobra.CompletionOptions{
 			HiddenDefaultCmd: true,
@@ -75,38 +75,61 @@ func newRoot(s *session.Session) *cobra.Command {
 	fs.BoolVarP(&s.Debug, "debug", "D", false, "Enable debug mode")
 	fs.BoolP("version", "v", false, "Print version information and quit")
 
-	groups := []struct {
+	for _, g := range []struct {
 		name, short string
-		commands    func(*session.Session) []*cobra.Command
-		rename      map[string]string // top-level verb -> name below the noun
+		commands    func(*session.Session) []*cobra.Command // at the top level too
+		below       func(*session.Session) []*cobra.Command // below the noun only
+		rename      map[string]string                       // top-level verb -> name below the noun
+		aliases     map[string][]string
 	}{
-		{"container", "Manage containers", container.Commands, map[string]string{"ps": "ls"}},
-		{"image", "Manage images", image.Commands, map[string]string{"images": "ls", "rmi": "rm"}},
-		{"system", "Manage Docker", system.Commands, nil},
-	}
-	for _, g := range groups {
-		noun := &cobra.Command{Use: g.name, Short: g.short, Args: session.NoArgs, RunE: help}
-		for _, cmd := range g.commands(s) {
-			if !cmd.Hidden && (g.name != "system" || cmd.Name() != "") {
-				cmd.Aliases = nil // those belong below the noun
-				root.AddCommand(cmd)
+		{"container", "Manage containers", container.Commands, container.Management,
+			map[string]string{"ps": "ls"}, map[string][]string{"ls": {"list", "ps"}, "rm": {"remove"}}},
+		{"image", "Manage images", image.Commands, image.Management,
+			map[string]string{"images": "ls", "rmi": "rm"}, map[string][]string{"ls": {"list"}, "rm": {"remove"}}},
+		{"system", "Manage Docker", system.Commands, nil, nil, nil},
+	} {
+		noun := &cobra.Command{Use: g.name, Short: g.short, Args: session.NoArgs, RunE: session.Help}
+		short := g.commands(s) // a command has one parent: two sets
+		for i, cmd := range g.commands(s) {
+			verb := cmd.Name()
+			if name, ok := g.rename[verb]; ok {
+				cmd.Use = name + strings.TrimPrefix(cmd.Use, verb)
 			}
-		}
-		for _, cmd := range g.commands(s) { // a command has one parent: a second set
-			cmd.Hidden = false
-			if name, ok := g.rename[cmd.Name()]; ok {
-				cmd.Use = name + strings.TrimPrefix(cmd.Use, cmd.Name())
+			cmd.Aliases = g.aliases[cmd.Name()]
+			names := []string{"docker " + g.name + " " + cmd.Name()}
+			for _, a := range cmd.Aliases {
+				names = append(names, "docker "+g.name+" "+a)
 			}
+			all := map[string]string{aliasesKey: strings.Join(append(names, "docker "+verb), ", ")}
+			short[i].Aliases, short[i].Annotations, cmd.Annotations = nil, all, all
 			noun.AddCommand(cmd)
+		}
+		root.AddCommand(short...)
+		if g.below != nil {
+			noun.AddCommand(g.below(s)...)
 		}
 		root.AddCommand(noun)
 	}
+	root.AddCommand(system.TopLevel(s)...)
 	root.AddCommand(network.Command(s), volume.Command(s))
+	root.SetHelpCommand(newHelpCommand())
 	setHelp(root)
 	return root
 }
 
-func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+// newHelpCommand is docker help: with the name of a command, that one's help.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "Help about the command", Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || found == nil || len(rest) > 0 {
+				return fmt.Errorf("unknown help topic: %s", strings.Join(rest, " "))
+			}
+			return found.Help()
+		},
+	}
+}
 
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {

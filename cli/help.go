@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,15 +9,15 @@ import (
 
 // usageTemplate lays help out as docker users know it: the synopsis, what the
 // command does, its options, its subcommands.
-const usageTemplate = `Usage:  {{.UseLine}}{{if .Short}}
+const usageTemplate = `Usage:  {{synopsis .}}{{with or .Long .Short}}
 
-{{.Short}}{{end}}{{if aliases .}}
+{{.}}{{end}}{{if aliases .}}
 
 Aliases:
-  {{aliases .}}{{end}}{{if .HasAvailableSubCommands}}
+  {{aliases .}}{{end}}{{range groups .}}
 
-Commands:{{range .Commands}}{{if .IsAvailableCommand}}
-  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+{{.Title}}:{{range .Commands}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
 
 {{if .HasParent}}Options{{else}}Global Options{{end}}:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
@@ -24,15 +25,61 @@ Commands:{{range .Commands}}{{if .IsAvailableCommand}}
 Run '{{.CommandPath}} COMMAND --help' for more information on a command.{{end}}
 `
 
+// aliasesKey annotates a command with all the ways to call it.
+const aliasesKey = "aliases"
+
+// common are the verbs that the root's help lists first, in this order.
+var common = []string{"run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info"}
+
+// group is a part of the list of subcommands.
+type group struct {
+	Title    string
+	Commands []*cobra.Command
+}
+
+func groups(cmd *cobra.Command) []group {
+	top, nouns, rest := group{Title: "Common Commands"}, group{Title: "Management Commands"}, group{Title: "Commands"}
+	for _, sub := range cmd.Commands() { // sorted by name
+		switch {
+		case !sub.IsAvailableCommand():
+		case cmd.HasParent():
+			rest.Commands = append(rest.Commands, sub)
+		case slices.Contains(common, sub.Name()):
+			top.Commands = append(top.Commands, sub)
+		case sub.HasSubCommands():
+			nouns.Commands = append(nouns.Commands, sub)
+		default:
+			rest.Commands = append(rest.Commands, sub)
+		}
+	}
+	slices.SortFunc(top.Commands, func(a, b *cobra.Command) int {
+		return slices.Index(common, a.Name()) - slices.Index(common, b.Name())
+	})
+	return slices.DeleteFunc([]group{top, nouns, rest}, func(g group) bool { return len(g.Commands) == 0 })
+}
+
+func synopsis(cmd *cobra.Command) string {
+	switch {
+	case !cmd.HasParent():
+		return cmd.CommandPath() + " [OPTIONS] COMMAND"
+	case cmd.HasSubCommands():
+		return cmd.CommandPath() + " COMMAND"
+	}
+	return cmd.UseLine()
+}
+
 // setHelp gives root and all below it Docker's help.
 func setHelp(root *cobra.Command) {
 	cobra.AddTemplateFunc("aliases", aliases)
+	cobra.AddTemplateFunc("groups", groups)
+	cobra.AddTemplateFunc("synopsis", synopsis)
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpTemplate(`{{.UsageString}}`)
 	walk(root, func(cmd *cobra.Command) {
 		cmd.DisableFlagsInUseLine = true
 		cmd.Flags().SortFlags = true
 	})
+	root.PersistentFlags().Lookup("help").Hidden = true
 }
 
 func walk(cmd *cobra.Command, f func(*cobra.Command)) {
@@ -43,6 +90,9 @@ func walk(cmd *cobra.Command, f func(*cobra.Command)) {
 }
 
 func aliases(cmd *cobra.Command) string {
+	if all := cmd.Annotations[aliasesKey]; all != "" {
+		return all
+	}
 	if len(cmd.Aliases) == 0 {
 		return ""
 	}

@@ -5,6 +5,7 @@ package container
 import (
 	"github.com/spf13/cobra"
 
+	"lighter/cli/inspect"
 	"lighter/cli/session"
 )
 
@@ -15,6 +16,14 @@ func Commands(s *session.Session) []*cobra.Command {
 		newListCommand(s), newLogsCommand(s), newStopCommand(s), newRestartCommand(s), newKillCommand(s),
 		newPauseCommand(s), newUnpauseCommand(s), newRenameCommand(s), newRemoveCommand(s), newWaitCommand(s),
 		newPortCommand(s), newTopCommand(s), newCommitCommand(s), newDiffCommand(s), newExportCommand(s),
-		newPruneCommand(s),
+		newCopyCommand(s), newStatsCommand(s), newUpdateCommand(s),
 	}
+}
+
+// Management returns those verbs on containers that exist below the noun only.
+func Management(s *session.Session) []*cobra.Command {
+	var size bool
+	inspection := inspect.Command(s, "CONTAINER", "Display detailed information on one or more containers", inspect.Container(&size))
+	inspection.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes")
+	return []*cobra.Command{inspection, newPruneCommand(s)}
 }

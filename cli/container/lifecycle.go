@@ -352,7 +352,6 @@ func newPruneCommand(s *session.Session) *cobra.Command {
 	var filters []string
 	cmd := &cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all stopped containers", Args: session.NoArgs,
-		Hidden: true, // shown as docker container prune
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ok, err := s.Confirm(force, "WARNING! This will remove all stopped containers.")
 			if !ok || err != nil {

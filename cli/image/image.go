@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lighter/cli/format"
+	"lighter/cli/inspect"
 	"lighter/cli/session"
 )
 
@@ -30,6 +31,13 @@ func Commands(s *session.Session) []*cobra.Command {
 	return []*cobra.Command{
 		newListCommand(s), newPullCommand(s), newPushCommand(s), newTagCommand(s), newRemoveCommand(s),
 		newImportCommand(s), newLoadCommand(s), newSaveCommand(s), newHistoryCommand(s),
+	}
+}
+
+// Management returns those verbs on images that exist below the noun only.
+func Management(s *session.Session) []*cobra.Command {
+	return []*cobra.Command{
+		inspect.Command(s, "IMAGE", "Display detailed information on one or more images", inspect.Image), newPruneCommand(s),
 	}
 }
 

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"lighter/cli/format"
+	"lighter/cli/inspect"
 	"lighter/cli/session"
 )
 
@@ -19,9 +21,13 @@ import (
 func Command(s *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "network", Short: "Manage networks", Args: session.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: session.Help,
 	}
-	cmd.AddCommand(newListCommand(s), newCreateCommand(s), newRemoveCommand(s), newConnectCommand(s), newDisconnectCommand(s))
+	var verbose bool
+	inspection := inspect.Command(s, "NETWORK", "Display detailed information on one or more networks", inspect.Network(&verbose))
+	inspection.Flags().BoolVarP(&verbose, "verbose", "v", false, "Verbose output for diagnostics")
+	cmd.AddCommand(newListCommand(s), newCreateCommand(s), newRemoveCommand(s), newConnectCommand(s), newDisconnectCommand(s),
+		newPruneCommand(s), inspection)
 	return cmd
 }
 
@@ -167,5 +173,39 @@ func newDisconnectCommand(s *session.Session) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the container to disconnect from a network")
+	return cmd
+}
+
+func newPruneCommand(s *session.Session) *cobra.Command {
+	var force bool
+	var filters []string
+	cmd := &cobra.Command{
+		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: session.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := session.Filters(filters)
+			if err != nil {
+				return err
+			}
+			ok, err := s.Confirm(force, "WARNING! This will remove all custom networks not used by at least one container.")
+			if !ok || err != nil {
+				return err
+			}
+			c, err := s.Client()
+			if err != nil {
+				return err
+			}
+			res, err := c.NetworkPrune(cmd.Context(), client.NetworkPruneOptions{Filters: f})
+			if err != nil {
+				return err
+			}
+			if len(res.Report.NetworksDeleted) > 0 {
+				fmt.Fprintf(s.Out, "Deleted Networks:\n%s\n\n", strings.Join(res.Report.NetworksDeleted, "\n"))
+			}
+			return nil
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringArrayVar(&filters, "filter", nil, "Provide filter values (e.g. \"until=<timestamp>\")")
+	fs.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
 	return cmd
 }

@@ -154,9 +154,15 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if cmd.HasSubCommands() {
-		return fmt.Errorf("docker: unknown command: %s %s\n\nRun '%s --help' for more information", cmd.CommandPath(), args[0], cmd.CommandPath())
+		return fmt.Errorf("docker: unknown command: %s %s\n\nUsage:  %s\n\nRun '%s --help' for more information", cmd.CommandPath(), args[0], cmd.UseLine(), cmd.CommandPath())
 	}
 	return argumentError(cmd, "accepts no arguments")
+}
+
+// Help answers a command that lacks its verb: on standard error, with success.
+func Help(cmd *cobra.Command, _ []string) error {
+	cmd.SetOut(cmd.ErrOrStderr())
+	return cmd.Help()
 }
 
 func argumentError(cmd *cobra.Command, what string) error {

@@ -3,7 +3,6 @@
 package system
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,19 +13,24 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"lighter/cli/format"
+	"lighter/cli/inspect"
 	"lighter/cli/session"
 	"lighter/internal/version"
 )
 
 // Commands returns the verbs on the engine.
 func Commands(s *session.Session) []*cobra.Command {
-	return []*cobra.Command{newVersionCommand(s), newInfoCommand(s), newEventsCommand(s), newInspectCommand(s)}
+	return []*cobra.Command{newInfoCommand(s), newEventsCommand(s)}
+}
+
+// TopLevel returns the verbs that belong to no noun.
+func TopLevel(s *session.Session) []*cobra.Command {
+	return []*cobra.Command{newVersionCommand(s), newInspectCommand(s)}
 }
 
 // versions is what docker version prints, and the data of its template.
@@ -242,15 +246,9 @@ func printEvent(w io.Writer, spec string, m events.Message) error {
 	return err
 }
 
-// lookup fetches the raw JSON of one kind of object.
-type lookup struct {
-	kind string
-	get  func(name string) (json.RawMessage, error)
-}
-
 func newInspectCommand(s *session.Session) *cobra.Command {
 	var kind, spec string
-	var size bool
+	var size, verbose bool
 	cmd := &cobra.Command{
 		Use: "inspect [OPTIONS] NAME|ID [NAME|ID...]", Short: "Return low-level information on Docker objects", Args: session.AtLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -258,33 +256,19 @@ func newInspectCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			lookups := []lookup{
-				{"container", func(name string) (json.RawMessage, error) {
-					r, err := c.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: size})
-					return r.Raw, err
-				}},
-				{"image", func(name string) (json.RawMessage, error) {
-					var raw bytes.Buffer
-					_, err := c.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
-					return raw.Bytes(), err
-				}},
-				{"network", func(name string) (json.RawMessage, error) {
-					r, err := c.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
-					return r.Raw, err
-				}},
-				{"volume", func(name string) (json.RawMessage, error) {
-					r, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
-					return r.Raw, err
-				}},
+			lookups := []inspect.Lookup{
+				{Kind: "container", Get: inspect.Container(&size)}, {Kind: "image", Get: inspect.Image},
+				{Kind: "network", Get: inspect.Network(&verbose)}, {Kind: "volume", Get: inspect.Volume},
 			}
 			if kind != "" {
-				lookups = slices.DeleteFunc(lookups, func(l lookup) bool { return l.kind != kind })
+				lookups = slices.DeleteFunc(lookups, func(l inspect.Lookup) bool { return l.Kind != kind })
 				if len(lookups) == 0 {
 					return fmt.Errorf("unknown type: %q", kind)
 				}
 			}
-			return inspect(s.Out, args, lookups, kind, spec)
+			return inspect.Print(s.Out, args, spec, func(name string) (json.RawMessage, error) {
+				return inspect.First(cmd.Context(), c, name, lookups, kind)
+			})
 		},
 	}
 	fs := cmd.Flags()
@@ -292,67 +276,4 @@ func newInspectCommand(s *session.Session) *cobra.Command {
 	fs.StringVar(&kind, "type", "", "Only inspect objects of the given type")
 	fs.BoolVarP(&size, "size", "s", false, "Display total file sizes if the type is container")
 	return cmd
-}
-
-func inspect(w io.Writer, names []string, lookups []lookup, kind, spec string) error {
-	var failed []error
-	found := []json.RawMessage{}
-	for _, name := range names {
-		raw, err := first(name, lookups, kind)
-		if err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		if spec == "" || spec == "json" {
-			found = append(found, raw)
-			continue
-		}
-		// Through a map: templates then reach every field that the engine
-		// sent, also those that this program does not know.
-		var v any
-		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber()
-		if err := dec.Decode(&v); err != nil {
-			return err
-		}
-		if err := format.Template(w, spec, v); err != nil {
-			failed = append(failed, err)
-		}
-	}
-	if spec == "json" {
-		for _, raw := range found {
-			fmt.Fprintln(w, string(bytes.TrimSpace(raw)))
-		}
-		return errors.Join(failed...)
-	}
-	if spec == "" {
-		var b bytes.Buffer
-		b.WriteByte('[')
-		for i, raw := range found {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			b.Write(raw)
-		}
-		b.WriteByte(']')
-		var out bytes.Buffer
-		if err := json.Indent(&out, b.Bytes(), "", "    "); err != nil {
-			return err
-		}
-		fmt.Fprintln(w, out.String())
-	}
-	return errors.Join(failed...)
-}
-
-func first(name string, lookups []lookup, kind string) (json.RawMessage, error) {
-	for _, l := range lookups {
-		raw, err := l.get(name)
-		if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) {
-			return raw, err
-		}
-	}
-	if kind == "" {
-		kind = "object"
-	}
-	return nil, fmt.Errorf("error: no such %s: %s", kind, name)
 }
