@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // usageTemplate lays help out as docker users know it: the synopsis, what the
@@ -78,9 +79,26 @@ func setHelp(root *cobra.Command) {
 	walk(root, func(cmd *cobra.Command) {
 		cmd.DisableFlagsInUseLine = true
 		cmd.Flags().SortFlags = true
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Value.Type() != "stringArray" {
+				return
+			}
+			f.Value, f.DefValue = named{f.Value, "list"}, ""
+			if f.Name == "filter" {
+				f.Value = named{f.Value, "filter"}
+			}
+		})
 	})
 	root.PersistentFlags().Lookup("help").Hidden = true
 }
+
+// named is a flag's value that help calls by another name.
+type named struct {
+	pflag.Value
+	kind string
+}
+
+func (n named) Type() string { return n.kind }
 
 func walk(cmd *cobra.Command, f func(*cobra.Command)) {
 	f(cmd)
