@@ -20,17 +20,23 @@ import (
 //     leave changes in the upper directory that are no whole files, and a layer
 //     made from it would lack them.
 //   - userxattr in a user namespace, where trusted.* attributes are refused.
-func probeOverlay(root string) (options []string, err error) {
-	dir, err := os.MkdirTemp(root, ".probe-*")
-	if err != nil {
-		return nil, fmt.Errorf("probe overlay: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	for _, name := range []string{"lower", "lower2", "upper", "work"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			return nil, fmt.Errorf("probe overlay: %w", err)
+//
+// A full disk that has snapshots passes: a daemon must start to make room.
+func probeOverlay(root string) ([]string, error) {
+	options := overlayOptions()
+	err := tryOverlayIn(root, options)
+	if errors.Is(err, unix.ENOSPC) {
+		if used, globErr := filepath.Glob(filepath.Join(root, "snapshots", "*")); globErr == nil && len(used) > 0 {
+			return options, nil
 		}
 	}
+	if err != nil {
+		return nil, err
+	}
+	return options, nil
+}
+
+func overlayOptions() (options []string) {
 	const parameters = "/sys/module/overlay/parameters"
 	if _, err := os.Stat(parameters + "/index"); err == nil {
 		options = append(options, "index=off")
@@ -43,10 +49,25 @@ func probeOverlay(root string) (options []string, err error) {
 	if inUserNamespace() {
 		options = append(options, "userxattr")
 	}
-	if err := tryOverlay(dir, options); err != nil {
-		return nil, fmt.Errorf("overlay cannot be mounted in %q: %w: %w", root, err, errdefs.ErrNotImplemented)
+	return options
+}
+
+// tryOverlayIn tries an overlay of directories that it makes in root and removes.
+func tryOverlayIn(root string, options []string) (err error) {
+	dir, err := os.MkdirTemp(root, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("probe overlay: %w", err)
 	}
-	return options, nil
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, name := range []string{"lower", "lower2", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			return fmt.Errorf("probe overlay: %w", err)
+		}
+	}
+	if err := tryOverlay(dir, options); err != nil {
+		return fmt.Errorf("overlay cannot be mounted in %q: %w: %w", root, err, errdefs.ErrNotImplemented)
+	}
+	return nil
 }
 
 // tryOverlay makes the superblock of an overlay and drops it.
