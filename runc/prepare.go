@@ -78,7 +78,7 @@ func (c *creation) mounts() error {
 	}
 	if in.NewUser {
 		for _, d := range plan.Devices(c.spec, in.Options) {
-			tree, err := rootfs.Tree(d.Path, 0)
+			tree, err := rootfs.Tree(d.Path, rootfs.HeldDevice)
 			if err != nil {
 				return fmt.Errorf("linux.devices: a user namespace cannot make devices, and the host's is not usable: %w", err)
 			}

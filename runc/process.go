@@ -182,7 +182,15 @@ func stdio(p *plan.Process, s Stdio, files map[string]*os.File, owner int) (*os.
 		return os.NewFile(uintptr(pair[0]), "console"), nil
 	}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
-		if f == nil {
+		var st unix.Stat_t
+		if f != nil {
+			// The program gets a file that blocks (Fd sees to that), at a number that
+			// no dup3 of the plan overwrites before it is used.
+			if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+				return nil, fmt.Errorf("standard descriptor %d: %w", i, err)
+			}
+		}
+		if f == nil || rootfs.IsNull(&st) {
 			if files[plan.NullFile] == nil {
 				null, err := rootfs.OpenNull()
 				if err != nil {
@@ -191,13 +199,6 @@ func stdio(p *plan.Process, s Stdio, files map[string]*os.File, owner int) (*os.
 				files[plan.NullFile] = null
 			}
 			continue
-		}
-		// The program gets a file that blocks (Fd sees to that), at a number that
-		// no dup3 of the plan overwrites before it is used.
-		fd := int(f.Fd())
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return nil, fmt.Errorf("standard descriptor %d: %w", i, err)
 		}
 		d, err := dup(f)
 		if err != nil {

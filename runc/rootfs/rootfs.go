@@ -188,10 +188,16 @@ func Tree(path string, attrs uint64) (*os.File, error) {
 	return tree, nil
 }
 
-// Null returns a detached tree of the host's /dev/null, which is verified to be
-// that device (CVE-2025-31133).
+// HeldDevice are the attributes of a mount that shows a device of the host. Data
+// still passes in both directions; what read-only keeps the container's root from
+// is changing the mode, owner or times of the host's device, of which it is the
+// owner too.
+const HeldDevice = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+
+// Null returns a detached tree of the host's /dev/null with the attributes
+// HeldDevice. It is verified to be that device (CVE-2025-31133).
 func Null() (*os.File, error) {
-	tree, err := Tree("/dev/null", 0)
+	tree, err := Tree("/dev/null", HeldDevice)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/null: %w", err)
 	}
@@ -202,9 +208,20 @@ func Null() (*os.File, error) {
 	return tree, nil
 }
 
-// OpenNull opens /dev/null for reading and writing and verifies it.
+// OpenNull opens /dev/null for reading and writing and verifies it. For root the
+// descriptor belongs to a mount with the attributes HeldDevice: fchmod(2) by a
+// container that has it does not reach the host. Nobody else owns the device.
 func OpenNull() (*os.File, error) {
-	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	path := "/dev/null"
+	if os.Geteuid() == 0 {
+		tree, err := Null()
+		if err != nil {
+			return nil, err
+		}
+		defer tree.Close()
+		path = fmt.Sprintf("/proc/self/fd/%d", tree.Fd())
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
 	}
@@ -216,12 +233,17 @@ func OpenNull() (*os.File, error) {
 	return f, nil
 }
 
+// IsNull reports whether st is of the null device.
+func IsNull(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
 func verifyNull(f *os.File) error {
 	st, err := stat(f)
 	if err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if !IsNull(&st) {
 		return fmt.Errorf("open /dev/null: it is not the null device")
 	}
 	return nil
