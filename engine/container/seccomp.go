@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,11 @@ func (p *seccompProfiles) profile(text string, spec *specs.Spec) (*specs.LinuxSe
 		made, err = seccomp.GetDefaultProfile(spec)
 	} else {
 		made, err = seccomp.LoadProfile(text, spec)
+	}
+	if err == nil && (made == nil || made.DefaultAction == "") {
+		// "{}" would be no filter at all (CVE-2023-2431); whoever wants that says
+		// "unconfined".
+		err = errors.New("defaultAction is missing")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
