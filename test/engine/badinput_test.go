@@ -211,7 +211,6 @@ func TestBadFields(t *testing.T) {
 		with(host(`"LogConfig":{"Type":"json-file","Config":{"max-size":"x"}}`), ""),
 		with(host(`"ExtraHosts":["x"]`), `bad format for add-host: "x"`),
 
-		status(host(`"NetworkMode":"container:nobody"`), 404, "No such container: nobody"),
 		with(create("new", `,"WorkingDir":"relative"`), "the working directory 'relative' is invalid, it needs to be an absolute path"),
 		with(create("new", `,"StopSignal":"NOTHING"`), "invalid signal: NOTHING"),
 		with(create("new", `,"Env":["=x"]`), "invalid environment variable: =x"),

@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -24,11 +25,13 @@ func TestChurn(t *testing.T) {
 	eachMode(t, func(t *testing.T, d *harness.Daemon) {
 		// What the first runs make once: caches, connections, pools.
 		churn(t, d, 2*churnWorkers)
+		waitCollected(t, d)
 		d.Settle(t)
 		var before, after usage
 		d.Unchanged(t, func() {
 			before = takeUsage(t, d)
 			churn(t, d, churnRuns)
+			waitCollected(t, d)
 		})
 		// A few come and go: the request that asks, timers, idle connections.
 		const slack = 4
@@ -59,6 +62,22 @@ func churn(t *testing.T, d *harness.Daemon, runs int) {
 	}
 	close(work)
 	workers.Wait()
+}
+
+// collectLimit bounds the rest that the garbage collector takes after its work.
+const collectLimit = time.Minute
+
+// waitCollected waits until of all snapshots only the image's layer has files.
+func waitCollected(t *testing.T, d *harness.Daemon) {
+	t.Helper()
+	root := "data/containerd/daemon"
+	if d.External {
+		root = "croot"
+	}
+	harness.Eventually(t, collectLimit, "the garbage collector", func() bool {
+		found, err := filepath.Glob(filepath.Join(d.Dir, root, "snapshots/overlayfs/snapshots/*"))
+		return err == nil && len(found) == 1
+	})
 }
 
 // usage is what the daemon says of itself.
