@@ -334,7 +334,9 @@ func TestStatsAndOOM(t *testing.T) {
 	if s.Pids.Current < 1 || s.Pids.Limit != 50 {
 		t.Errorf("pids: %+v", s.Pids)
 	}
-	if s.CPU.Total <= 0 || s.CPU.User+s.CPU.Kernel <= 0 || s.CPU.Total > time.Minute {
+	// On v1 user and kernel time are counted in ticks: a few milliseconds of work
+	// may be none.
+	if s.CPU.Total <= 0 || s.CPU.User < 0 || s.CPU.Kernel < 0 || s.CPU.Total > time.Minute {
 		t.Errorf("cpu: %+v", s.CPU)
 	}
 	if got := p.do("eat 134217728"); got != "" {
