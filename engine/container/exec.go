@@ -18,7 +18,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"lighter/containerd"
-	"lighter/engine/container/rootfs"
 	"lighter/internal/shimio"
 )
 
@@ -125,7 +124,7 @@ func (m *Manager) exec(id string) (*exec, error) {
 
 // execUser resolves a user inside the running container r.
 func (m *Manager) execUser(r *record, user string) (specs.User, error) {
-	root, err := rootfs.OfProcess(r.Pid)
+	root, err := m.ofProcess(r.Pid, r.ID)
 	if err != nil {
 		return specs.User{}, err
 	}

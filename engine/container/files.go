@@ -66,7 +66,7 @@ func (m *Manager) CommitSource(ctx context.Context, ref string, pause bool) (src
 // with all that is mounted in it, else its snapshot.
 func (m *Manager) root(ctx context.Context, r *record, writable bool) (*rootfs.Root, error) {
 	if r.State.hasTask() {
-		return rootfs.OfProcess(r.Pid)
+		return m.ofProcess(r.Pid, r.ID)
 	}
 	sn, err := m.snapshotter(r)
 	if err != nil {

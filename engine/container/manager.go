@@ -38,8 +38,10 @@ type Manager struct {
 	profiles seccompProfiles
 	users    userCache
 
-	// view and open show a snapshot, rootfs.View and rootfs.Open but in tests.
+	// view and open show a snapshot, ofProcess the root of a container's process:
+	// rootfs.View, rootfs.Open and rootfs.OfProcess but in tests.
 	view, open func([]mount.Mount) (*rootfs.Root, error)
+	ofProcess  func(pid int, id string) (*rootfs.Root, error)
 
 	// life is the Manager's own context, in its containerd namespace; it ends
 	// with Close. Goroutines of the Manager run in it and are counted by wg.

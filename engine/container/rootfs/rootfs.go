@@ -13,6 +13,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,14 +58,51 @@ func View(mounts []mount.Mount) (*Root, error) {
 	return l.attach()
 }
 
-// OfProcess returns the root directory of process pid with all that is mounted
-// in it.
-func OfProcess(pid int) (*Root, error) {
-	dir, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// OfProcess returns the root directory of process pid, which must be in a control
+// group of container id, with all that is mounted in it. A process that got the
+// pid of a container's that has ended is thus never taken for it: everything is
+// read through one descriptor of /proc/PID, which stands for one process.
+//
+// Errors: NotFound when the process has ended or is not the container's.
+func OfProcess(pid int, id string) (*Root, error) {
+	proc, err := os.OpenFile("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open root of process: %w", err)
+		return nil, fmt.Errorf("find process %d of container %s: %w", pid, id, errdefs.ErrNotFound)
 	}
-	return &Root{dir}, nil
+	defer proc.Close()
+	root, err := openFrom(proc, "root", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, fmt.Errorf("open root of process %d: %w", pid, err)
+	}
+	groups, err := readat(proc, "cgroup")
+	if err == nil && !bytes.Contains(groups, []byte(id)) {
+		err = fmt.Errorf("process %d is not of container %s: %w", pid, id, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return &Root{root}, nil
+}
+
+func openFrom(dir *os.File, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("openat", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// maxCgroupFile bounds /proc/PID/cgroup, which has a line per hierarchy.
+const maxCgroupFile = 1 << 20
+
+func readat(dir *os.File, name string) ([]byte, error) {
+	f, err := openFrom(dir, name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxCgroupFile))
 }
 
 // Dir returns a Root over an existing directory of the host.

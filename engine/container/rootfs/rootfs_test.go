@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd/errdefs"
 )
 
 func put(t *testing.T, path, text string) {
@@ -240,5 +242,16 @@ func TestShm(t *testing.T) {
 	}
 	if Mounted(dir) {
 		t.Error("it is still mounted")
+	}
+}
+
+func TestOfProcessRefusesAStranger(t *testing.T) {
+	// This process is in no container's control group, as one that got the pid of
+	// a container's process would not be.
+	if root, err := OfProcess(os.Getpid(), strings.Repeat("c0ffee", 10)); !errdefs.IsNotFound(err) {
+		t.Errorf("OfProcess of a stranger = %v, %v, want NotFound", root, err)
+	}
+	if root, err := OfProcess(1<<30, "id"); !errdefs.IsNotFound(err) {
+		t.Errorf("OfProcess of nobody = %v, %v, want NotFound", root, err)
 	}
 }
