@@ -152,7 +152,7 @@ func engineConfig(cfg *config, address string) engine.Config {
 			LiveRestore:       cfg.LiveRestore,
 			Labels:            cfg.Labels,
 			LogDriver:         cfg.LogDriver,
-			LogDrivers:        []string{"json-file", "local", "none"},
+			LogDrivers:        []string{"json-file", "none"}, // those that a container may name
 			Snapshotter:       containerd.DefaultSnapshotter,
 			InitBinary:        initPath,
 			ContainerdAddress: address,
