@@ -92,17 +92,9 @@ func (f *fetcher) store(ctx context.Context, desc ocispec.Descriptor, b []byte, 
 }
 
 // writeSmall stores the blob b with labels, which it adds to one that is there.
+// A blob that another caller is just storing is waited for.
 func writeSmall(ctx context.Context, store content.Store, desc ocispec.Descriptor, b []byte, labels map[string]string) error {
-	w, err := content.OpenWriter(ctx, store, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
-	if err == nil {
-		defer w.Close()
-		if err = w.Truncate(0); err == nil {
-			_, err = w.Write(b)
-		}
-		if err == nil {
-			err = w.Commit(ctx, int64(len(b)), desc.Digest, content.WithLabels(labels))
-		}
-	}
+	err := retry(ctx, func() error { return tryWriteSmall(ctx, store, desc, b, labels) })
 	if errdefs.IsAlreadyExists(err) {
 		return addLabels(ctx, store, desc, labels)
 	}
@@ -110,6 +102,24 @@ func writeSmall(ctx context.Context, store content.Store, desc ocispec.Descripto
 		return fmt.Errorf("store %s: %w", desc.Digest, err)
 	}
 	return nil
+}
+
+// tryWriteSmall is one attempt of writeSmall. It fails with Unavailable while
+// another caller commits the blob: the ingest opens on the blob that is there,
+// and can't be written until the other has let go.
+func tryWriteSmall(ctx context.Context, store content.Store, desc ocispec.Descriptor, b []byte, labels map[string]string) error {
+	w, err := content.OpenWriter(ctx, store, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	return w.Commit(ctx, int64(len(b)), desc.Digest, content.WithLabels(labels))
 }
 
 // addLabels sets labels of a blob, unless it has them.

@@ -196,7 +196,7 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
-// TestRegistry pushes to a real registry and pulls from it, twice at once.
+// TestRegistry pushes to a real registry and pulls from it, many at once.
 func TestRegistry(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.Program("docker-registry", "docker-registry"))
 	host := imagetest.Registry(t)
@@ -222,7 +222,7 @@ func TestRegistry(t *testing.T) {
 	}
 	svc, st := imagetest.Services(t)
 	var wg sync.WaitGroup
-	for range 2 {
+	for range 12 {
 		wg.Go(func() {
 			p, err := image.Pull(ctx, svc, ref, image.PullOptions{Resolver: resolver(t)})
 			if err != nil {
