@@ -87,7 +87,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	undo.Add(func() error { return e.containers.Close(context.WithoutCancel(ctx)) })
-	e.system, err = system.New(cfg.System, e.counts)
+	e.system, err = system.New(cfg.System, e.counts, e.meters())
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +132,32 @@ func (e *Engine) imageUsers(imageID string) []image.ContainerRef {
 		}
 	}
 	return users
+}
+
+func (e *Engine) meters() system.Meters {
+	return system.Meters{
+		Images: e.images.Usage,
+		Containers: func(ctx context.Context) ([]api.Summary, error) {
+			return e.containers.List(ctx, container.ListOptions{All: true, Size: true})
+		},
+		Volumes: e.volumes.Usages,
+		Logs:    e.logUsage,
+	}
+}
+
+func (e *Engine) logUsage(ctx context.Context) (system.LogDiskUsage, error) {
+	list, err := e.containers.LogUsage(ctx)
+	u := system.LogDiskUsage{TotalCount: int64(len(list))}
+	for _, l := range list {
+		u.Items = append(u.Items, system.LogUsage{Container: l.ID, Name: l.Name, Active: l.Active, Size: l.Size})
+		u.TotalSize += l.Size
+		if l.Active {
+			u.ActiveCount++
+		} else {
+			u.Reclaimable += l.Size
+		}
+	}
+	return u, err
 }
 
 func (e *Engine) counts(ctx context.Context) (system.Counts, error) {

@@ -40,6 +40,8 @@ type RegistryOptions struct {
 	Token string
 	// Header is sent to Host.
 	Header http.Header
+
+	authorizer []docker.AuthorizerOpt
 }
 
 // maxRedirects bounds how often a registry may send a request elsewhere.
@@ -74,6 +76,7 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 	return func(host string) ([]docker.RegistryHost, error) {
 		insecure := o.insecure(host)
 		opts := config.HostOptions{
+			AuthorizerOpts: o.authorizer,
 			UpdateClient: func(c *http.Client) error {
 				guard(c, insecure)
 				return nil

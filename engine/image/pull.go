@@ -133,13 +133,7 @@ func (s *Service) pullOne(ctx context.Context, named reference.Named, platform *
 // registryOptions are those for the registry of named, with the credentials
 // that the client sent for it.
 func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConfig) cimage.RegistryOptions {
-	o := cimage.RegistryOptions{
-		CertsDir:  s.registry.CertsDir,
-		Insecure:  s.registry.Insecure,
-		Mirrors:   s.registry.Mirrors,
-		UserAgent: s.registry.UserAgent,
-		Host:      reference.Domain(named),
-	}
+	o := s.hostOptions(reference.Domain(named))
 	if auth == nil || !sameRegistry(auth.ServerAddress, o.Host) {
 		return o
 	}
@@ -152,6 +146,17 @@ func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConf
 		o.User, o.Secret = auth.Username, auth.Password
 	}
 	return o
+}
+
+// hostOptions are those for a registry without credentials.
+func (s *Service) hostOptions(host string) cimage.RegistryOptions {
+	return cimage.RegistryOptions{
+		CertsDir:  s.registry.CertsDir,
+		Insecure:  s.registry.Insecure,
+		Mirrors:   s.registry.Mirrors,
+		UserAgent: s.registry.UserAgent,
+		Host:      host,
+	}
 }
 
 // progressPause is the least time between two messages about the bytes of a

@@ -14,6 +14,7 @@ import (
 
 	"lighter/engine/container"
 	"lighter/engine/image"
+	enginesystem "lighter/engine/system"
 )
 
 // Containers are the container and exec routes' needs; engine/container's
@@ -75,6 +76,7 @@ type Images interface {
 	Save(ctx context.Context, names []string, platforms []ocispec.Platform, w io.Writer) error
 	Import(ctx context.Context, in image.ImportInput, out image.Progress) (id string, err error)
 	Prune(ctx context.Context, filters image.Filters) (image.PruneReport, error)
+	Login(ctx context.Context, auth registry.AuthConfig) (registry.AuthResponse, error)
 }
 
 // Networks are the network routes' needs; engine/network's Manager has them.
@@ -99,4 +101,5 @@ type Volumes interface {
 type System interface {
 	Info(ctx context.Context) (system.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
+	DiskUsage(ctx context.Context, of map[system.DiskUsageObject]bool) (enginesystem.DiskUsage, error)
 }

@@ -22,6 +22,7 @@ func (s *Server) table() []route {
 	get("/version", s.version)
 	get("/info", s.info)
 	get("/events", s.events)
+	get("/system/df", s.diskUsage)
 	post("/auth", s.registryLogin)
 
 	get("/containers/json", s.containerList)
@@ -96,7 +97,6 @@ func (s *Server) table() []route {
 		{http.MethodGet, "/images/search", "searching a registry"},
 		{http.MethodGet, "/images/{name}/attestations", "reading attestations"},
 		{http.MethodGet, "/distribution/{name}/json", "inspecting a registry"},
-		{http.MethodGet, "/system/df", "disk usage accounting"},
 		{http.MethodGet, "/plugins", "managing plugins"},
 		{http.MethodGet, "/swarm", "clustering"},
 		{http.MethodPost, "/swarm/init", "clustering"},

@@ -62,9 +62,9 @@ func New(b Backends, cfg Config, log *slog.Logger) (*Server, error) {
 		cfg.MinAPIVersion = version.APIMin
 	}
 	lowest, ok := parseVersion(cfg.MinAPIVersion)
-	if !ok || lowest.before(mustVersion(version.APIFloor)) || mustVersion(version.APIMax).before(lowest) {
+	if !ok || lowest.before(mustVersion(version.APIMin)) || mustVersion(version.APIMax).before(lowest) {
 		return nil, fmt.Errorf("invalid minimum API version %q: must be between %s and %s",
-			cfg.MinAPIVersion, version.APIFloor, version.APIMax)
+			cfg.MinAPIVersion, version.APIMin, version.APIMax)
 	}
 	s := &Server{
 		backends: b,

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/moby/moby/api/types"
 	eventtypes "github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/registry"
 )
 
 func (s *Server) ping(w http.ResponseWriter, r *request) error {
@@ -77,6 +80,10 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	}
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
+	var before []byte // each record
+	if w.Header().Get("Content-Type") == types.MediaTypeJSONSequence {
+		before = []byte{0x1e} // RFC 7464
+	}
 	for {
 		select {
 		case m, ok := <-messages:
@@ -87,8 +94,11 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 			if !r.atLeast(52) && (m.Type == eventtypes.ContainerEventType || m.Type == eventtypes.ImageEventType) {
 				e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
 			}
-			if err := enc.Encode(e); err != nil {
+			if _, err := w.Write(before); err != nil {
 				return nil // the client left
+			}
+			if err := enc.Encode(e); err != nil {
+				return nil
 			}
 		case <-s.stopping:
 			return nil
@@ -96,18 +106,34 @@ func (s *Server) events(w http.ResponseWriter, r *request) error {
 	}
 }
 
+// eventsMediaType is the form of the stream: of those that the client accepts,
+// the one that it names first.
 func eventsMediaType(r *request) string {
-	switch accept := r.Header.Get("Accept"); {
-	case !r.atLeast(52):
-		return types.MediaTypeJSON
-	case accept == types.MediaTypeNDJSON, accept == types.MediaTypeJSONLines:
-		return accept
-	default:
+	if !r.atLeast(52) {
 		return types.MediaTypeJSON
 	}
+	for _, header := range r.Header.Values("Accept") {
+		for accept := range strings.SplitSeq(header, ",") {
+			media, _, _ := mime.ParseMediaType(accept)
+			switch media {
+			case types.MediaTypeNDJSON, types.MediaTypeJSONLines, types.MediaTypeJSONSequence:
+				return media
+			}
+		}
+	}
+	return types.MediaTypeJSON
 }
 
-// registryLogin answers POST /auth; no registry is asked yet, so it says so.
-func (s *Server) registryLogin(http.ResponseWriter, *request) error {
-	return notImplemented("registry login is not implemented")
+// registryLogin answers POST /auth: it asks the registry whether it takes the
+// credentials.
+func (s *Server) registryLogin(w http.ResponseWriter, r *request) error {
+	var auth registry.AuthConfig
+	if err := r.decode(&auth, false); err != nil {
+		return err
+	}
+	answer, err := s.backends.Images.Login(r.Context(), auth)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, answer)
 }

@@ -50,17 +50,18 @@ type Service struct {
 	facts  Facts
 	id     string
 	counts func(context.Context) (Counts, error)
+	meters Meters
 	cgroup cgroupFacts
 }
 
 // New returns a Service. The engine's ID is read from engine-id in the data
 // root, or made and stored there.
-func New(facts Facts, counts func(context.Context) (Counts, error)) (*Service, error) {
+func New(facts Facts, counts func(context.Context) (Counts, error), meters Meters) (*Service, error) {
 	id, err := identity.Load(filepath.Join(facts.DataRoot, "engine-id"))
 	if err != nil {
 		return nil, err
 	}
-	return &Service{facts: facts, id: id, counts: counts, cgroup: probeCgroup("/")}, nil
+	return &Service{facts: facts, id: id, counts: counts, meters: meters, cgroup: probeCgroup("/")}, nil
 }
 
 // ID is the engine's ID, stable over restarts.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -100,12 +101,16 @@ func (s *Store) Prune(ctx context.Context, filters map[string]map[string]bool) (
 	return report, nil
 }
 
-// dirSize adds up the space of the files below dir; hard links count once.
+// dirSize adds up the disk space of what is below dir, as du(1) does: blocks, not
+// lengths, and hard links once.
 func dirSize(ctx context.Context, dir string) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := make(map[inode]struct{})
 	var total int64
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != dir {
+			return nil // removed since
+		}
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -116,16 +121,19 @@ func dirSize(ctx context.Context, dir string) (int64, error) {
 		if err != nil {
 			return nil // removed since
 		}
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 && !fi.IsDir() {
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if st.Nlink > 1 && !fi.IsDir() {
 			key := inode{uint64(st.Dev), st.Ino}
 			if _, dup := seen[key]; dup {
 				return nil
 			}
 			seen[key] = struct{}{}
 		}
-		if fi.Mode().IsRegular() {
-			total += fi.Size()
-		}
+		const blockBytes = 512 // of st_blocks, whatever the file system's
+		total += st.Blocks * blockBytes
 		return nil
 	})
 	return total, err

@@ -370,6 +370,29 @@ func (s *Store) Usage(ctx context.Context, name string) (api.UsageData, error) {
 	return api.UsageData{RefCount: int64(refs), Size: size}, nil
 }
 
+// Usages returns all volumes with the space that their files take and the number
+// of containers that refer to them. It reads all of them. A volume that cannot
+// be measured has the size -1.
+func (s *Store) Usages(ctx context.Context) ([]api.Volume, error) {
+	list, err := s.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list.Volumes {
+		v := &list.Volumes[i]
+		u, err := s.Usage(ctx, v.Name)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			s.log.Warn("cannot measure volume", "volume", v.Name, "err", err)
+			u = api.UsageData{Size: -1}
+		}
+		v.UsageData = &u
+	}
+	return list.Volumes, nil
+}
+
 func (s *Store) publish(action events.Action, name string, attrs map[string]string) {
 	all := map[string]string{"driver": driverName}
 	maps.Copy(all, attrs)

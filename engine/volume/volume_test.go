@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -64,7 +65,7 @@ func TestCreateSurvivesRestart(t *testing.T) {
 	if err != nil || got.Labels["a"] != "b" || got.CreatedAt != v.CreatedAt {
 		t.Errorf("after restart: %+v, %v", got, err)
 	}
-	if u, err := s.Usage(bg, "data"); err != nil || u.Size != 5 || u.RefCount != 0 {
+	if u, err := s.Usage(bg, "data"); err != nil || u.Size != blocks(t, v.Mountpoint)+blocks(t, filepath.Join(v.Mountpoint, "f")) || u.RefCount != 0 {
 		t.Errorf("Usage() = %+v, %v", u, err)
 	}
 	if _, err := os.Stat(filepath.Join(root, ".removed-1")); err == nil {
@@ -179,4 +180,14 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// blocks is what a file takes on the disk, in bytes.
+func blocks(t *testing.T, path string) int64 {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
 }

@@ -15,8 +15,8 @@ var (
 // The Engine API versions that this build speaks.
 const (
 	APIMax = "1.56"
-	APIMin = "1.40"
-	// APIFloor is the lowest version that APIMin can be lowered to by the
-	// min-api-version key or DOCKER_MIN_API_VERSION.
-	APIFloor = "1.24"
+	// APIMin is the lowest version, which min-api-version and
+	// DOCKER_MIN_API_VERSION can raise. Docker 29 begins at 1.40, which locks
+	// out older tools.
+	APIMin = "1.24"
 )
