@@ -1,4 +1,4 @@
-# Lighter: five static programs.  make, make test, make demo, make lint, make bench
+# Lighter: five static programs and docker-init.  make, make test, make demo, make lint, make bench
 
 SHELL   := /bin/bash
 GO      ?= go
@@ -6,7 +6,7 @@ VERSION ?= 0.1.0-dev
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 
-PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc
+PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc docker-init
 LDFLAGS  := -s -w -X lighter/internal/version.Version=$(VERSION) \
             -X lighter/internal/version.GitCommit=$(COMMIT) -X lighter/internal/version.BuildTime=$(DATE)
 
@@ -20,7 +20,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 all: build
 
-build: ## the five programs, in bin/
+build: ## the programs, in bin/
 	@command -v $(GO) >/dev/null || { echo "make: Go is missing: install Go $$(sed -n 's/^go //p' go.mod) or newer (https://go.dev/dl) and put it on PATH" >&2; exit 1; }
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 

@@ -53,6 +53,8 @@ type config struct {
 	InsecureRegistry  []string          `json:"insecure-registries"`
 	MinAPIVersion     string            `json:"min-api-version"`
 	Experimental      bool              `json:"experimental"`
+	Init              bool              `json:"init"`
+	InitPath          string            `json:"init-path"`
 	configFile        string
 	validate, version bool
 }
@@ -142,6 +144,8 @@ func (c *config) flags() *pflag.FlagSet {
 	fs.StringArrayVar(&c.DNSOpts, "dns-opt", nil, "DNS options to use")
 	fs.StringArrayVar(&c.InsecureRegistry, "insecure-registry", nil, "Enable insecure registry communication")
 	fs.BoolVar(&c.Experimental, "experimental", false, "Enable experimental features")
+	fs.BoolVar(&c.Init, "init", false, "Run an init in the container to forward signals and reap processes")
+	fs.StringVar(&c.InitPath, "init-path", "", "Path to the docker-init binary")
 	fs.StringVar(&c.configFile, "config-file", c.configFile, "Daemon configuration file")
 	fs.BoolVar(&c.validate, "validate", false, "Validate daemon configuration and exit")
 	fs.BoolVarP(&c.version, "version", "v", false, "Print version information and quit")

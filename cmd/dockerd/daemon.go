@@ -130,7 +130,12 @@ func engineConfig(cfg *config, address string) engine.Config {
 		addr, _ := netip.ParseAddr(d)
 		net.DNS = append(net.DNS, addr)
 	}
-	initPath := lookSibling("docker-init")
+	initPath := cfg.InitPath
+	if initPath == "" {
+		initPath = lookSibling("docker-init")
+	} else if !filepath.IsAbs(initPath) {
+		initPath = lookSibling(initPath)
+	}
 	return engine.Config{
 		Container: container.Config{
 			DataRoot:           cfg.DataRoot,
@@ -142,6 +147,7 @@ func engineConfig(cfg *config, address string) engine.Config {
 			DefaultLogOpts:     cfg.LogOpts,
 			DefaultShmBytes:    int64(cfg.ShmSize),
 			InitPath:           initPath,
+			Init:               cfg.Init,
 		},
 		Network:  net,
 		Registry: image.RegistryConfig{Insecure: cfg.InsecureRegistry, UserAgent: "docker/" + version.Version + " (" + version.Product + ")"},

@@ -120,10 +120,12 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	if err := checkConfig(r.Config); err != nil {
 		return nil, err
 	}
-	warnings, err := checkHostConfig(r.Config, h)
+	warnings := m.kernel.adapt(&h.Resources)
+	more, err := checkHostConfig(r.Config, h)
 	if err != nil {
 		return nil, err
 	}
+	warnings = append(warnings, more...)
 	if h.Runtime == "" {
 		h.Runtime = "runc"
 	}
@@ -148,9 +150,13 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
 		h.NetworkMode = network.NetworkBridge
 	}
-	h.PidMode = api.PidMode(m.byIDMode(string(h.PidMode)))
-	h.IpcMode = api.IpcMode(m.byIDMode(string(h.IpcMode)))
-	h.NetworkMode = api.NetworkMode(m.byIDMode(string(h.NetworkMode)))
+	if err := m.resolvePeers(h); err != nil {
+		return nil, err
+	}
+	if err := checkSysctls(r.Config, h); err != nil {
+		return nil, err
+	}
+	warnings = append(warnings, m.kernel.hostWarnings(h)...)
 	if m.wantsInit(r) && m.cfg.InitPath == "" {
 		return nil, notImplemented("the container asks for an init, but no docker-init was found next to the engine")
 	}
@@ -171,17 +177,35 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	return warnings, nil
 }
 
-// byIDMode replaces the name in "container:name" by the container's ID, so that
-// a rename does not break the tie. An unknown one is found out at start.
-func (m *Manager) byIDMode(mode string) string {
-	ref, ok := strings.CutPrefix(mode, "container:")
-	if !ok {
-		return mode
+// resolvePeers replaces the name in "container:name" by the container's ID, so
+// that a rename does not break the tie. An unknown one is InvalidArgument, not
+// NotFound, which clients take for a missing image.
+func (m *Manager) resolvePeers(h *api.HostConfig) error {
+	byID := func(mode string) (string, error) {
+		ref, ok := strings.CutPrefix(mode, "container:")
+		if !ok {
+			return mode, nil
+		}
+		e, err := m.lookup(ref)
+		if err != nil {
+			return "", invalid("%s", err)
+		}
+		return "container:" + e.id, nil
 	}
-	if e, err := m.lookup(ref); err == nil {
-		return "container:" + e.id
+	pid, err := byID(string(h.PidMode))
+	if err != nil {
+		return wrap("failed to join PID namespace", err)
 	}
-	return mode
+	ipc, err := byID(string(h.IpcMode))
+	if err != nil {
+		return wrap("failed to join IPC namespace", err)
+	}
+	net, err := byID(string(h.NetworkMode))
+	if err != nil {
+		return wrap("joining network namespace of container", err)
+	}
+	h.PidMode, h.IpcMode, h.NetworkMode = api.PidMode(pid), api.IpcMode(ipc), api.NetworkMode(net)
+	return nil
 }
 
 // runtimeName returns the containerd runtime for a --runtime value, "" when there

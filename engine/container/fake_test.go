@@ -92,6 +92,7 @@ func (w *world) open() *Manager {
 		cfg:  w.cfg.withDefaults(),
 		byID: map[string]*entry{}, names: map[string]string{}, execs: map[string]*exec{},
 	}
+	m.kernel = ableKernel
 	m.view = w.show
 	m.open = w.show
 	// The fake's processes are this one, which is in no container's control group.
@@ -100,6 +101,13 @@ func (w *world) open() *Manager {
 		w.t.Fatal(err)
 	}
 	return m
+}
+
+// ableKernel can do all that a container may ask for.
+var ableKernel = kernel{
+	memory: true, swap: true, swappiness: true, reservation: true, oomDisable: true,
+	pids: true, cpuShares: true, cpuCFS: true, cpuset: true, blkioWeight: true, blkioWeightDevice: true,
+	blkioReadBps: true, blkioWriteBps: true, blkioReadIOps: true, blkioWriteIOps: true, cgroupNS: true, forwarding: true,
 }
 
 // show stands in for a mount: the directory of the snapshot's parent.

@@ -37,6 +37,7 @@ type Manager struct {
 	store    *store
 	profiles seccompProfiles
 	users    userCache
+	kernel   kernel
 
 	// view and open show a snapshot, ofProcess the root of a container's process:
 	// rootfs.View, rootfs.Open and rootfs.OfProcess but in tests.

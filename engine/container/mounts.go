@@ -115,6 +115,19 @@ func checkTarget(p string) error {
 	return nil
 }
 
+// checkFreshTarget is checkTarget for what is not of the host: a volume or a
+// tmpfs below /proc would hide the kernel from the program, and the runtime
+// refuses it at every start.
+func checkFreshTarget(p string) error {
+	if err := checkTarget(p); err != nil {
+		return err
+	}
+	if clean := path.Clean(p); clean == "/proc" || strings.HasPrefix(clean, "/proc/") {
+		return fmt.Errorf("invalid mount destination %q: it cannot be mounted because it is inside /proc", p)
+	}
+	return nil
+}
+
 // bindModes are the words of the third field of -v, by the group of which only
 // one may stand.
 var bindModes = map[string]string{
@@ -226,6 +239,11 @@ func (m *Manager) mountPoints(r *record) ([]mountPoint, error) {
 	}
 	own := map[string]bool{}
 	add := func(p mountPoint) error {
+		if p.Type != mount.TypeBind {
+			if err := checkFreshTarget(p.Destination); err != nil {
+				return invalid("%s", err)
+			}
+		}
 		if _, tmpfs := r.HostConfig.Tmpfs[p.Destination]; tmpfs || own[p.Destination] {
 			return invalid("Duplicate mount point: %s", p.Destination)
 		}
@@ -254,7 +272,7 @@ func (m *Manager) mountPoints(r *record) ([]mountPoint, error) {
 	}
 	for dest := range r.Config.Volumes {
 		dest = path.Clean(dest)
-		if err := checkTarget(dest); err != nil {
+		if err := checkFreshTarget(dest); err != nil {
 			return nil, invalid("%s", err)
 		}
 		_, mounted := index[dest]

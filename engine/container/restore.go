@@ -36,7 +36,8 @@ func Open(ctx context.Context, deps Deps, cfg Config) (*Manager, error) {
 	m := &Manager{
 		Deps: deps, cfg: cfg,
 		byID: make(map[string]*entry), names: make(map[string]string), execs: make(map[string]*exec),
-		view: rootfs.View, open: rootfs.Open, ofProcess: rootfs.OfProcess,
+		kernel: probeKernel("/"),
+		view:   rootfs.View, open: rootfs.Open, ofProcess: rootfs.OfProcess,
 	}
 	if err := m.load(ctx); err != nil {
 		return nil, fmt.Errorf("open containers: %w", err)

@@ -83,7 +83,7 @@ func (m *Manager) spec(r *record, in specInput) (*specs.Spec, error) {
 	if m.wantsInit(r) {
 		s.Process.Args = append([]string{initTarget, "--"}, s.Process.Args...)
 		s.Mounts = append(s.Mounts, specs.Mount{
-			Destination: initTarget, Type: "bind", Source: m.cfg.InitPath, Options: []string{"bind", "ro"},
+			Destination: initTarget, Type: "bind", Source: m.cfg.InitPath, Options: []string{"bind", "ro", "rprivate"},
 		})
 	}
 	text := sec.seccomp

@@ -19,6 +19,7 @@ func (m *Manager) Update(ctx context.Context, ref string, cfg api.UpdateConfig) 
 	if err != nil {
 		return resp, err
 	}
+	resp.Warnings = append(resp.Warnings, m.kernel.adapt(&cfg.Resources)...)
 	if err := checkResources(&cfg.Resources, true); err != nil {
 		return resp, err
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -105,8 +107,11 @@ func checkHostConfig(c *api.Config, h *api.HostConfig) (warnings []string, err e
 	if _, ok := h.Annotations[""]; ok {
 		return nil, invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
-	if len(c.Hostname) > maxHostname {
-		return nil, invalid("hostname %q is too long (maximum %d bytes)", c.Hostname, maxHostname)
+	if err := checkHostname("hostname", c.Hostname); err != nil {
+		return nil, err
+	}
+	if err := checkHostname("domainname", c.Domainname); err != nil {
+		return nil, err
 	}
 	if err := checkResources(&h.Resources, false); err != nil {
 		return nil, err
@@ -121,7 +126,7 @@ func checkHostConfig(c *api.Config, h *api.HostConfig) (warnings []string, err e
 		return nil, err
 	}
 	for dest := range h.Tmpfs {
-		if err := checkTarget(dest); err != nil {
+		if err := checkFreshTarget(dest); err != nil {
 			return nil, invalid("%s", err)
 		}
 	}
@@ -288,10 +293,24 @@ func parseSet(s string) (map[int]bool, error) {
 	return set, nil
 }
 
+// checkHostname refuses what the kernel or the files that tell of the name cannot
+// hold.
+func checkHostname(what, name string) error {
+	if len(name) > maxHostname {
+		return invalid("%s %q is too long (maximum %d bytes)", what, name, maxHostname)
+	}
+	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || r == '#'
+	}) {
+		return invalid("invalid %s: %q", what, name)
+	}
+	return nil
+}
+
 // checkExtraHost validates "name:address" or "name:host-gateway".
 func checkExtraHost(s string) error {
 	name, addr, ok := strings.Cut(s, ":")
-	if !ok || name == "" {
+	if !ok || name == "" || checkHostname("host", name) != nil {
 		return invalid("bad format for add-host: %q", s)
 	}
 	if addr == "host-gateway" {
