@@ -90,7 +90,7 @@ func (m *Manager) replay(r *record, opts AttachOptions) func(context.Context, io
 		if path == "" {
 			return notImplemented("configured logging driver does not support reading")
 		}
-		reader, err := ctrlog.Open(path, ctrlog.Options{Stdout: opts.Stdout, Stderr: opts.Stderr, Tail: -1, Raw: r.Config.Tty})
+		reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{Stdout: opts.Stdout, Stderr: opts.Stderr, Tail: -1, Raw: r.Config.Tty})
 		if err != nil {
 			return err
 		}

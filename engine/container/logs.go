@@ -61,7 +61,7 @@ func (m *Manager) Logs(ctx context.Context, ref string, opts LogsOptions) (*LogS
 	e.mu.Lock()
 	running := e.exited
 	e.mu.Unlock()
-	reader, err := ctrlog.Open(path, ctrlog.Options{
+	reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{
 		Stdout: opts.Stdout, Stderr: opts.Stderr, Since: opts.Since, Until: opts.Until, Tail: opts.Tail,
 		Timestamps: opts.Timestamps, Details: opts.Details, Raw: r.Config.Tty,
 		Follow: opts.Follow && running != nil, Done: running,

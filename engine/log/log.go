@@ -1,28 +1,33 @@
-// Package log reads the json-file log of a container: the last lines, a span of
-// time, and all that follows, across rotation. The shim writes it, see
-// internal/shimio.
+// Package log reads the log of a container: the last lines, a span of time, what
+// matches a pattern, and all that follows, across rotation. The shim writes it,
+// see internal/shimio.
 //
-// # The format
+// # The formats
 //
-// A file holds one JSON object per line:
+// A json-file log holds one JSON object per line:
 //
 //	{"log":"text\n","stream":"stdout","attrs":{"tag":"x"},"time":"2026-01-02T15:04:05.999999999Z"}
 //
 // A text without a final newline is part of a longer line. Rotation renames
 // <file> to <file>.1, which became <file>.2 before, and so on; rotated files may
 // be compressed to <file>.n.gz. The last line of the live file may be torn,
-// while it is written or by a crash: it is left for later, or skipped.
+// while it is written or by a crash: it is left for later, or skipped. A log of
+// the format "local" is the same, of binary records.
+//
+// # Finding a time
+//
+// Records are in the order of time, so that the start of a span is searched by
+// halving the file, and rotated files that end before it are not opened at all.
+// A clock that was set back makes records stand out of order: those that the
+// search steps over, more than 1 MiB before the point found, are not shown.
 package log
 
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"io"
-	"maps"
-	"net/url"
+	"regexp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -44,6 +49,8 @@ type Options struct {
 	Tail           int       // lines from the end, negative for all
 	Timestamps     bool      // prefix each line with its time, RFC 3339 with nanoseconds
 	Details        bool      // prefix each line with its attributes, URL-encoded
+	// Grep, unless nil, selects the lines whose text it matches.
+	Grep *regexp.Regexp
 	// Raw writes the texts alone, as for a terminal; else each text is a frame
 	// of the Engine API's multiplexed stream.
 	Raw bool
@@ -53,29 +60,18 @@ type Options struct {
 	Done   <-chan struct{}
 }
 
-// record is a line of the log.
-type record struct {
-	Log    string            `json:"log"`
-	Stream string            `json:"stream"`
-	Attrs  map[string]string `json:"attrs"`
-	Time   time.Time         `json:"time"`
-}
-
-func parse(line []byte) (record, bool) {
-	var r record
-	err := json.Unmarshal(line, &r)
-	return r, err == nil && r.Stream != ""
-}
-
 // wants reports whether r is asked for. done says that no later record can be.
 func (o *Options) wants(r *record) (yes, done bool) {
-	if !o.Until.IsZero() && r.Time.After(o.Until) {
+	if !o.Until.IsZero() && r.unixNano() > o.Until.UnixNano() {
 		return false, true
 	}
-	if !o.Since.IsZero() && r.Time.Before(o.Since) {
+	if !o.Since.IsZero() && r.unixNano() < o.Since.UnixNano() {
 		return false, false
 	}
-	return r.Stream == "stdout" && o.Stdout || r.Stream == "stderr" && o.Stderr, false
+	if r.stderr && !o.Stderr || !r.stderr && !o.Stdout {
+		return false, false
+	}
+	return o.Grep == nil || o.Grep.Match(bytes.TrimSuffix(r.text, []byte{'\n'})), false
 }
 
 // timeFormat is RFC 3339 with all nine digits of the nanoseconds.
@@ -86,71 +82,73 @@ func (o *Options) append(buf []byte, r *record) []byte {
 	start := len(buf)
 	if !o.Raw {
 		stream := byte(streamStdout)
-		if r.Stream == "stderr" {
+		if r.stderr {
 			stream = streamStderr
 		}
 		buf = append(buf, stream, 0, 0, 0, 0, 0, 0, 0)
 	}
 	head := len(buf)
-	if o.Details {
-		buf = append(append(buf, details(r.Attrs)...), ' ')
-	}
 	if o.Timestamps {
 		// Docker compatibility: the time comes first, also before details.
-		stamp := append(r.Time.UTC().AppendFormat(nil, timeFormat), ' ')
-		buf = slices.Insert(buf, head, stamp...)
+		buf = append(r.appendTime(buf), ' ')
 	}
-	buf = append(buf, r.Log...)
+	if o.Details {
+		buf = append(append(buf, details(r.attrs)...), ' ')
+	}
+	buf = append(buf, r.text...)
 	if !o.Raw {
 		binary.BigEndian.PutUint32(buf[start+4:], uint32(len(buf)-head))
 	}
 	return buf
 }
 
-func details(attrs map[string]string) string {
-	var pairs []string
-	for _, key := range slices.Sorted(maps.Keys(attrs)) {
-		pairs = append(pairs, url.QueryEscape(key)+"="+url.QueryEscape(attrs[key]))
-	}
-	return strings.Join(pairs, ",")
+// recordReader yields the records of a file. It keeps an unfinished last one
+// until more of it comes.
+type recordReader struct {
+	r      io.Reader
+	format format
+	buf    []byte // what was read and not yet returned is from start on
+	start  int
+	skip   bool  // in a line that is too long
+	lost   bool  // the file is damaged from here on
+	offset int64 // in the file, of start
 }
 
-// lineReader yields the lines of a file. It keeps an unfinished last line until
-// more of it comes.
-type lineReader struct {
-	r       io.Reader
-	buf     []byte // what was read and not yet returned
-	start   int    // of the next line in buf
-	skip    bool   // in a line that is too long
-	scanned int    // bytes of buf after start without a newline
-}
+const readChunk = 256 << 10
 
-const readChunk = 64 << 10
-
-// next returns the next line without its newline, valid until the next call, or
-// io.EOF when the file has no complete line more for now.
-func (l *lineReader) next() ([]byte, error) {
+// next returns the next record as it is in the file, valid until the next call,
+// or io.EOF when the file has no complete one more for now.
+func (l *recordReader) next() ([]byte, error) {
 	for {
-		if i := bytes.IndexByte(l.buf[l.start+l.scanned:], '\n'); i >= 0 {
-			end := l.start + l.scanned + i
-			line := l.buf[l.start:end]
-			l.start, l.scanned = end+1, 0
+		if l.lost {
+			return nil, io.EOF
+		}
+		switch n := l.format.split(l.buf[l.start:]); {
+		case n < 0:
+			l.lost = true
+			continue
+		case n > 0:
+			raw := l.buf[l.start : l.start+n]
+			l.start += n
+			l.offset += int64(n)
 			if l.skip {
 				l.skip = false
 				continue
 			}
-			return line, nil
+			return raw, nil
 		}
-		l.scanned = len(l.buf) - l.start
-		if l.scanned > maxLineBytes {
-			l.start, l.scanned, l.skip = len(l.buf), 0, true
+		if len(l.buf)-l.start > maxLineBytes {
+			l.offset += int64(len(l.buf) - l.start)
+			l.start, l.skip = len(l.buf), true
 		}
 		if l.start > 0 {
 			l.buf = l.buf[:copy(l.buf, l.buf[l.start:])]
 			l.start = 0
 		}
-		l.buf = slices.Grow(l.buf, readChunk)
-		n, err := l.r.Read(l.buf[len(l.buf) : len(l.buf)+readChunk])
+		if cap(l.buf)-len(l.buf) < readChunk/2 {
+			l.buf = slices.Grow(l.buf, readChunk)
+		}
+		n, err := l.r.Read(l.buf[len(l.buf):cap(l.buf)])
 		l.buf = l.buf[:len(l.buf)+n]
 		if n == 0 && err != nil {
 			return nil, err
@@ -158,5 +156,15 @@ func (l *lineReader) next() ([]byte, error) {
 	}
 }
 
-// drop forgets an unfinished line: the file was cut or is not written any more.
-func (l *lineReader) drop() { l.buf, l.start, l.scanned, l.skip = l.buf[:0], 0, 0, false }
+// rewind forgets an unfinished record: the file was cut, and is read again from
+// its start.
+func (l *recordReader) rewind() {
+	l.buf, l.start, l.skip, l.lost, l.offset = l.buf[:0], 0, false, false, 0
+}
+
+// trim frees the buffer while there is nothing in it.
+func (l *recordReader) trim() {
+	if l.start == len(l.buf) {
+		l.buf, l.start = nil, 0
+	}
+}

@@ -60,7 +60,7 @@ func zip(t *testing.T, path, text string) {
 
 func read(t *testing.T, path string, o Options) string {
 	t.Helper()
-	r, err := Open(path, o)
+	r, err := Open(path, "json-file", o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func (s *sink) waitFor(t *testing.T, want string) {
 func TestFollow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x-json.log")
 	done := make(chan struct{})
-	r, err := Open(path, Options{Stdout: true, Stderr: true, Raw: true, Tail: -1, Follow: true, Done: done})
+	r, err := Open(path, "json-file", Options{Stdout: true, Stderr: true, Raw: true, Tail: -1, Follow: true, Done: done})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestFollowSeesTruncation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x-json.log")
 	put(t, path, lines(0, 5))
 	ctx, cancel := context.WithCancel(context.Background())
-	r, err := Open(path, Options{Stdout: true, Stderr: true, Raw: true, Tail: 1, Follow: true})
+	r, err := Open(path, "json-file", Options{Stdout: true, Stderr: true, Raw: true, Tail: 1, Follow: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func BenchmarkReader_Tail(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		r, err := Open(path, Options{Stdout: true, Stderr: true, Tail: 100})
+		r, err := Open(path, "json-file", Options{Stdout: true, Stderr: true, Tail: 100})
 		if err != nil {
 			b.Fatal(err)
 		}

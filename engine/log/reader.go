@@ -9,23 +9,24 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"time"
 )
 
 // maxRotated bounds how many rotated files are looked for.
 const maxRotated = 10000
 
 // flushBytes is how much output collects before it is written.
-const flushBytes = 32 << 10
+const flushBytes = 128 << 10
 
 // Reader is an open log. It belongs to one goroutine; Close may be called from
 // another when WriteTo has returned.
 type Reader struct {
-	path  string
-	o     Options
-	files []source // the oldest first, the live file last; empty when there is none
-	watch *watcher // nil unless o.Follow
-	buf   []byte
+	path   string
+	format format
+	o      Options
+	rec    record
+	files  []source // the oldest first, the live file last; empty when there is none
+	watch  *watcher // nil unless o.Follow
+	buf    []byte
 }
 
 // source is one file of a log.
@@ -34,11 +35,22 @@ type source struct {
 	gzip bool
 }
 
-// Open opens the log whose live file is at path. A log that does not exist yet is
+// formatOf returns the format that the shim writes for a driver: all but
+// json-file have their lines in the local format.
+func formatOf(driver string) format {
+	if driver == "json-file" {
+		return jsonLines{}
+	}
+	return localFrames{}
+}
+
+func (r *Reader) reader(in io.Reader) *recordReader { return &recordReader{r: in, format: r.format} }
+
+// Open opens the log of a driver, "json-file" or "local", whose live file is at path. A log that does not exist yet is
 // empty. The files are those of one moment: a rotation while they are opened is
 // noticed and waited out.
-func Open(path string, o Options) (*Reader, error) {
-	r := &Reader{path: path, o: o}
+func Open(path, driver string, o Options) (*Reader, error) {
+	r := &Reader{path: path, o: o, format: formatOf(driver)}
 	if o.Follow {
 		var err error
 		if r.watch, err = newWatcher(path); err != nil { // before the files: no change is missed
@@ -166,12 +178,16 @@ func (r *Reader) copy(ctx context.Context, w io.Writer) error {
 	if !r.o.Follow {
 		return nil
 	}
-	return r.follow(ctx, w, live)
+	f := &follower{r: r}
+	if live != nil {
+		f.cur, f.records = r.files[len(r.files)-1], live
+	}
+	return r.follow(ctx, w, f)
 }
 
 // copyPast writes what the files hold now and returns the reader of the live
 // file, nil when there is none.
-func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*lineReader, error) {
+func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*recordReader, error) {
 	files := r.files
 	if r.o.Tail >= 0 {
 		first, offset, err := r.findTail()
@@ -196,7 +212,13 @@ func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*lineReader, error)
 			}
 		}
 	}
-	var lines *lineReader
+	if r.o.Tail < 0 && !r.o.Since.IsZero() {
+		var err error
+		if files, err = r.skipToSince(files); err != nil {
+			return nil, err
+		}
+	}
+	var lines *recordReader
 	for _, s := range files {
 		in := io.Reader(s.f)
 		if s.gzip {
@@ -206,7 +228,7 @@ func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*lineReader, error)
 			}
 			in = z
 		}
-		lines = &lineReader{r: in}
+		lines = r.reader(in)
 		if err := r.copyLines(ctx, w, lines); err != nil && !errors.Is(err, io.EOF) {
 			if s.gzip && !errors.Is(err, errUntil) && ctx.Err() == nil && !isWriteError(err) {
 				continue
@@ -221,9 +243,9 @@ func (r *Reader) copyPast(ctx context.Context, w io.Writer) (*lineReader, error)
 }
 
 // copyLines writes the lines until io.EOF, which it returns.
-func (r *Reader) copyLines(ctx context.Context, w io.Writer, lines *lineReader) error {
-	for {
-		if err := ctx.Err(); err != nil {
+func (r *Reader) copyLines(ctx context.Context, w io.Writer, lines *recordReader) error {
+	for n := 0; ; n++ {
+		if n%256 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		line, err := lines.next()
@@ -237,18 +259,18 @@ func (r *Reader) copyLines(ctx context.Context, w io.Writer, lines *lineReader) 
 }
 
 func (r *Reader) emit(w io.Writer, line []byte) error {
-	rec, ok := parse(line)
-	if !ok {
+	rec := &r.rec
+	if !r.format.parse(line, rec) {
 		return nil // torn by a crash
 	}
-	yes, done := r.o.wants(&rec)
+	yes, done := r.o.wants(rec)
 	if done {
 		return errUntil
 	}
 	if !yes {
 		return nil
 	}
-	r.buf = r.o.append(r.buf, &rec)
+	r.buf = r.o.append(r.buf, rec)
 	if len(r.buf) >= flushBytes {
 		return r.flush(w)
 	}
@@ -275,123 +297,4 @@ func (r *Reader) flush(w io.Writer) error {
 		return writeError{err}
 	}
 	return nil
-}
-
-// follow goes on where copyPast stopped.
-func (r *Reader) follow(ctx context.Context, w io.Writer, lines *lineReader) error {
-	var until <-chan time.Time
-	if !r.o.Until.IsZero() {
-		t := time.NewTimer(time.Until(r.o.Until))
-		defer t.Stop()
-		until = t.C
-	}
-	var file *os.File
-	if n := len(r.files); n > 0 && lines != nil {
-		file = r.files[n-1].f
-	}
-	last := false
-	for {
-		if file == nil {
-			if file = r.openNext(nil); file != nil {
-				lines = &lineReader{r: file}
-			}
-		}
-		if file != nil {
-			rotated := !isNow(file, r.path) // asked before the last read of the file
-			if err := r.readOn(ctx, w, file, lines); err != nil {
-				return err
-			}
-			if rotated {
-				if next := r.openNext(file); next != nil {
-					file, lines = next, &lineReader{r: next}
-					continue
-				}
-			}
-		}
-		if last {
-			return nil
-		}
-		select {
-		case <-r.watch.changed():
-			if err := r.watch.failed(); err != nil {
-				return err
-			}
-		case <-r.o.Done:
-			last = true // read once more: all was written before
-		case <-until:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// openNext opens the file that came after done (nil: the live one) when the log
-// was rotated, perhaps more than once. It takes the place of the last of r.files.
-// It is nil when there is none yet.
-func (r *Reader) openNext(done *os.File) *os.File {
-	const attempts = 16
-	for range attempts {
-		before := r.number(done)
-		name := r.path
-		if before > 1 {
-			name += "." + strconv.Itoa(before-1)
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			if before > 1 {
-				continue // shifted meanwhile
-			}
-			return nil
-		}
-		if r.number(done) != before {
-			f.Close()
-			continue
-		}
-		closeAll(r.files)
-		r.files = []source{{f: f}}
-		return f
-	}
-	return nil
-}
-
-// number returns which rotated file f is, 0 when it is none.
-func (r *Reader) number(f *os.File) int {
-	if f == nil {
-		return 0
-	}
-	here, err := f.Stat()
-	if err != nil {
-		return 0
-	}
-	for n := 1; n < maxRotated; n++ {
-		there, err := os.Stat(r.path + "." + strconv.Itoa(n))
-		if err != nil {
-			return 0
-		}
-		if os.SameFile(here, there) {
-			return n
-		}
-	}
-	return 0
-}
-
-// readOn writes the new lines of file; one that was cut is read from its start.
-func (r *Reader) readOn(ctx context.Context, w io.Writer, file *os.File, lines *lineReader) error {
-	at, err := file.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return err
-	}
-	if fi, err := file.Stat(); err != nil {
-		return err
-	} else if fi.Size() < at {
-		lines.drop()
-		if _, err := file.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-	}
-	if err := r.copyLines(ctx, w, lines); !errors.Is(err, io.EOF) {
-		return err
-	}
-	return r.flush(w)
 }

@@ -23,20 +23,20 @@ func (r *Reader) findTail() (first int, offset int64, err error) {
 			return 0, 0, err
 		}
 		// A line that is being written belongs to what follows.
-		offset, _, err = scanBack(r.files[n-1].f, end, 0, nil)
+		offset, _, err = r.scanBack(r.files[n-1].f, end, 0, nil)
 		return n - 1, offset, err
 	}
 	for i := len(r.files) - 1; i >= 0; i-- {
 		s := r.files[i]
 		var n int
 		if s.gzip {
-			offset, n = tailGzip(s, left, r.counts)
+			offset, n = r.tailGzip(s, left)
 		} else {
 			end, err := s.f.Seek(0, io.SeekEnd)
 			if err != nil {
 				return 0, 0, err
 			}
-			if offset, n, err = scanBack(s.f, end, left, r.counts); err != nil {
+			if offset, n, err = r.scanBack(s.f, end, left, r.counts); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -50,47 +50,70 @@ func (r *Reader) findTail() (first int, offset int64, err error) {
 
 // counts reports whether a line is one of those that tail counts.
 func (r *Reader) counts(line []byte) bool {
-	rec, ok := parse(line)
-	if !ok {
+	if !r.format.parse(line, &r.rec) {
 		return false
 	}
-	yes, _ := r.o.wants(&rec)
+	yes, _ := r.o.wants(&r.rec)
 	return yes
 }
 
-const backChunk = 32 << 10
+// scanBack reads f backwards from end until it has seen want records that count
+// and returns where the first of them starts and how many there were. With want 0
+// it finds the start of the unfinished record at the end.
+func (r *Reader) scanBack(f io.ReaderAt, end int64, want int, count func([]byte) bool) (int64, int, error) {
+	if _, ok := r.format.(localFrames); ok {
+		return backFrames(f, end, want, count)
+	}
+	var floor int64
+	if want > 0 && !r.o.Since.IsZero() {
+		var err error
+		if floor, err = r.sinceOffset(f, end); err != nil {
+			return 0, 0, err
+		}
+	}
+	return backLines(f, floor, end, want, count)
+}
 
-// scanBack reads f backwards from end until it has seen want lines that count and
-// returns where the first of them starts and how many there were. With want 0 it
-// finds the start of the unfinished line at the end.
-func scanBack(f io.ReaderAt, end int64, want int, count func([]byte) bool) (int64, int, error) {
-	var tail []byte // the bytes from pos on that belong to a line whose start is not seen yet
+const backChunk = 128 << 10
+
+// backLines is scanBack for the json-file format. It reads no further than to
+// floor, where a line starts.
+func backLines(f io.ReaderAt, floor, end int64, want int, count func([]byte) bool) (int64, int, error) {
+	var tail []byte // the bytes from pos on of a line whose start is not seen yet
 	pos, seen := end, 0
 	first := true // the text after the last newline is no line
-	for pos > 0 {
-		n := min(pos, backChunk)
+	for pos > floor {
+		n := min(pos-floor, backChunk)
 		chunk := make([]byte, n, int(n)+len(tail))
 		if _, err := f.ReadAt(chunk, pos-n); err != nil && !errors.Is(err, io.EOF) {
 			return 0, 0, err
 		}
 		pos -= n
 		chunk = append(chunk, tail...)
-		for {
+		if first {
 			i := bytes.LastIndexByte(chunk, '\n')
+			if i < 0 && len(chunk) > maxLineBytes {
+				chunk = nil
+			}
+			if i < 0 {
+				tail = chunk
+				continue
+			}
+			first, chunk = false, chunk[:i+1]
+			if want == 0 {
+				return pos + int64(len(chunk)), 0, nil
+			}
+		}
+		for len(chunk) > 0 {
+			i := bytes.LastIndexByte(chunk[:len(chunk)-1], '\n')
 			if i < 0 {
 				break
 			}
-			start := pos + int64(i) + 1
 			line := chunk[i+1:]
-			chunk = chunk[:i]
-			if first {
-				first = false
-				if want == 0 {
-					return start, 0, nil
-				}
-			} else if count(line) {
+			chunk = chunk[:i+1]
+			if count(line) {
 				if seen++; seen == want {
-					return start, seen, nil
+					return pos + int64(len(chunk)), seen, nil
 				}
 			}
 		}
@@ -102,26 +125,26 @@ func scanBack(f io.ReaderAt, end int64, want int, count func([]byte) bool) (int6
 	if !first && want > 0 && count(tail) {
 		seen++
 	}
-	return 0, seen, nil
+	return floor, seen, nil
 }
 
 // tailGzip returns the number of the line at which the last want lines begin that
 // count, and how many there are.
-func tailGzip(s source, want int, count func([]byte) bool) (int64, int) {
+func (r *Reader) tailGzip(s source, want int) (int64, int) {
 	defer s.f.Seek(0, io.SeekStart)
 	z, err := gzip.NewReader(s.f)
 	if err != nil {
 		return 0, 0
 	}
 	var at []int64 // a ring of the numbers of the last want lines
-	lines := &lineReader{r: z}
+	lines := r.reader(z)
 	n, seen := int64(0), 0
 	for {
 		line, err := lines.next()
 		if err != nil {
 			break
 		}
-		if count(line) {
+		if r.counts(line) {
 			if len(at) < min(want, maxTailRing) {
 				at = append(at, n)
 			} else {
@@ -149,7 +172,7 @@ func (r *Reader) copyGzipTail(ctx context.Context, w io.Writer, s source, from i
 	if err != nil {
 		return nil // torn: nothing of it was counted
 	}
-	lines := &lineReader{r: z}
+	lines := r.reader(z)
 	for n := int64(0); ; n++ {
 		line, err := lines.next()
 		if err != nil || ctx.Err() != nil {

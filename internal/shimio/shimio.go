@@ -61,6 +61,10 @@ type Stdio struct {
 	LogMaxFiles int
 	// LogCompress compresses rotated files with gzip.
 	LogCompress bool
+	// LogHold keeps the oldest file of the log from being rotated away: with
+	// LogMaxFiles files full, writing waits until somebody has removed it or the
+	// process has ended.
+	LogHold bool
 	// LogAttrs are attributes written into every json-file record.
 	LogAttrs map[string]string
 }
@@ -85,6 +89,7 @@ func (s Stdio) String() string {
 		set("max-files", strconv.Itoa(s.LogMaxFiles))
 	}
 	set("compress", formatBool(s.LogCompress))
+	set("hold", formatBool(s.LogHold))
 	for k, v := range s.LogAttrs {
 		q.Set("attr."+k, v)
 	}
@@ -130,6 +135,8 @@ func Parse(uri string) (Stdio, error) {
 			s.LogMaxFiles, err = strconv.Atoi(value)
 		case key == "compress":
 			s.LogCompress, err = strconv.ParseBool(value)
+		case key == "hold":
+			s.LogHold, err = strconv.ParseBool(value)
 		case len(key) > len("attr.") && key[:len("attr.")] == "attr.":
 			if s.LogAttrs == nil {
 				s.LogAttrs = make(map[string]string)

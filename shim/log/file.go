@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,17 +21,18 @@ const fileMode = 0o640
 
 // rotatingFile is the live file of a log. It belongs to the Writer's lock.
 type rotatingFile struct {
-	cfg  Config
-	log  *slog.Logger
-	f    *os.File // nil after a failed rotation, until a reopening succeeds
-	size int64
+	cfg      Config
+	released *atomic.Bool // the hold is over
+	log      *slog.Logger
+	f        *os.File // nil after a failed rotation, until a reopening succeeds
+	size     int64
 
 	compressing sync.WaitGroup
 }
 
-func openRotating(cfg Config, wholeSize func(io.ReaderAt, int64) (int64, error), log *slog.Logger) (*rotatingFile, error) {
+func openRotating(cfg Config, wholeSize func(io.ReaderAt, int64) (int64, error), released *atomic.Bool, log *slog.Logger) (*rotatingFile, error) {
 	cfg.MaxFiles = max(cfg.MaxFiles, 1)
-	r := &rotatingFile{cfg: cfg, log: log}
+	r := &rotatingFile{cfg: cfg, released: released, log: log}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -72,7 +75,7 @@ func (r *rotatingFile) wouldFill(n int) bool {
 
 // write appends whole records, all or none of them.
 func (r *rotatingFile) write(records []byte) error {
-	if r.f == nil || r.wouldFill(0) {
+	if r.f == nil || r.wouldFill(0) && r.mayRotate() {
 		if err := r.rotate(); err != nil {
 			return err
 		}
@@ -89,6 +92,39 @@ func (r *rotatingFile) write(records []byte) error {
 		}
 	}
 	return err
+}
+
+// holdPause is how often a held log is looked at that waits for room.
+const holdPause = 20 * time.Millisecond
+
+// mayRotate waits, if the log is held, until the file that rotation would delete
+// is gone. It is false when the hold is over before.
+func (r *rotatingFile) mayRotate() bool {
+	if !r.cfg.Hold || r.cfg.MaxFiles < 2 {
+		return true
+	}
+	last := r.rotated(r.cfg.MaxFiles - 1)
+	for {
+		_, err := os.Lstat(last)
+		_, zerr := os.Lstat(last + ".gz")
+		if errors.Is(err, fs.ErrNotExist) && errors.Is(zerr, fs.ErrNotExist) {
+			return true
+		}
+		if r.released.Load() {
+			return false
+		}
+		time.Sleep(holdPause)
+	}
+}
+
+// setLimits changes the rotation. Files that are over the new number go now.
+func (r *rotatingFile) setLimits(maxBytes int64, maxFiles int) {
+	maxFiles = max(maxFiles, 1)
+	for n := maxFiles; n < r.cfg.MaxFiles; n++ {
+		os.Remove(r.rotated(n)) // one that stays is found by nobody but the container's removal
+		os.Remove(r.rotated(n) + ".gz")
+	}
+	r.cfg.MaxBytes, r.cfg.MaxFiles = maxBytes, maxFiles
 }
 
 // rotate makes room in an empty live file. After an error the log goes on in

@@ -33,6 +33,12 @@
 // path.1.gz and so on; path.1 exists until its compression is finished. With one
 // file only, that file is truncated.
 //
+// A log that is held (Config.Hold) is the queue of somebody who delivers it: the
+// file that rotation would delete is his to delete, when he is done with it.
+//
+// A log that is held (Config.Hold) is the queue of somebody who delivers it: the
+// file that rotation would delete is his to delete, when he is done with it.
+//
 // # Errors
 //
 // A failed write (a full disk) drops the records and is reported once; records
@@ -47,6 +53,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -88,6 +95,10 @@ type Config struct {
 	MaxFiles int
 	// Compress compresses rotated files with gzip.
 	Compress bool
+	// Hold makes Write wait, rather than delete the oldest file that is kept,
+	// until somebody else has deleted it or Release is called. It needs
+	// MaxFiles of two or more.
+	Hold bool
 	// Attrs are written into every json-file record.
 	Attrs map[string]string
 }
@@ -95,7 +106,8 @@ type Config struct {
 // Writer is an open log file. Its methods may be called from several
 // goroutines; text of one stream must come from one.
 type Writer struct {
-	log *slog.Logger
+	log      *slog.Logger
+	released atomic.Bool
 
 	mu      sync.Mutex // guards the fields below; held over writes to the file, whose order it makes
 	file    *rotatingFile
@@ -129,7 +141,7 @@ func Open(cfg Config, log *slog.Logger) (*Writer, error) {
 	default:
 		return nil, fmt.Errorf("open log: driver %q is not one that the shim writes: %w", cfg.Driver, errdefs.ErrInvalidArgument)
 	}
-	file, err := openRotating(cfg, w.format.wholeSize, w.log)
+	file, err := openRotating(cfg, w.format.wholeSize, &w.released, w.log)
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +209,18 @@ func (w *Writer) End(s Stream, t time.Time) {
 	w.piece(s, sp, sp.held)
 	sp.held = nil
 	w.flush()
+}
+
+// Release ends Config.Hold: from now on nothing waits, and the live file grows
+// over its maximum rather than that a held one is deleted.
+func (w *Writer) Release() { w.released.Store(true) }
+
+// SetLimits changes Config.MaxBytes and MaxFiles. Files over the new number are
+// deleted by the rotations that follow.
+func (w *Writer) SetLimits(maxBytes int64, maxFiles int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.file.setLimits(maxBytes, maxFiles)
 }
 
 // Trim frees the buffers. Use it when the process is idle.

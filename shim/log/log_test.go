@@ -380,3 +380,43 @@ func BenchmarkWriter_Write80(b *testing.B) {
 		})
 	}
 }
+
+// A held log waits for its oldest file to be taken away, and for nothing once it
+// is released.
+func TestHold(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.log")
+	w, err := Open(Config{Driver: "local", Path: path, MaxBytes: 1000, MaxFiles: 2, Hold: true}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	text := bytes.Repeat([]byte("x"), 600)
+	write := func() { w.Write(Stdout, time.Now(), append(text[:len(text):len(text)], '\n')) }
+	for range 4 {
+		write() // two full files
+	}
+	blocked := make(chan struct{})
+	go func() {
+		defer close(blocked)
+		write()
+	}()
+	select {
+	case <-blocked:
+		t.Fatal("a record was written over the file that is held")
+	case <-time.After(5 * holdPause):
+	}
+	if err := os.Remove(path + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	<-blocked
+	write()
+	go w.Release()
+	write()
+	if _, err := os.Stat(path + ".1"); err != nil {
+		t.Errorf("the held file is gone: %v", err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Size() < 1800 {
+		t.Errorf("the live file has %v, %v: the last record is missing", fi.Size(), err)
+	}
+}

@@ -67,6 +67,9 @@ func (b *broker) processExited() {
 	b.mu.Lock()
 	b.exited = true
 	b.mu.Unlock()
+	if b.log != nil {
+		b.log.Release() // nobody delays the end of a container
+	}
 	b.setLimits()
 }
 

@@ -158,7 +158,7 @@ func (io *IO) useBroker() error {
 	if s.LogDriver != "" {
 		w, err = log.Open(log.Config{
 			Driver: s.LogDriver, Path: s.LogPath, MaxBytes: s.LogMaxBytes, MaxFiles: s.LogMaxFiles,
-			Compress: s.LogCompress, Attrs: s.LogAttrs,
+			Compress: s.LogCompress, Hold: s.LogHold, Attrs: s.LogAttrs,
 		}, io.deps.Log)
 		if err != nil {
 			return err
