@@ -9,6 +9,8 @@ package containerd
 
 import (
 	"context"
+	"io"
+	"os"
 	"syscall"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/typeurl/v2"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Services are all that a client of containerd uses. The fields are safe for
@@ -61,6 +64,35 @@ func (s *Services) Snapshotter(name string) snapshots.Snapshotter {
 type Diff interface {
 	diff.Applier
 	diff.Comparer
+}
+
+// StreamDiff is a Diff that can apply a layer while it arrives. A Diff in the
+// process is one.
+type StreamDiff interface {
+	Diff
+	// ApplyStream is Apply for a layer whose bytes, as desc describes them, are read
+	// from r. They need not have been verified: the caller discards what was made
+	// if they turn out to be others.
+	ApplyStream(ctx context.Context, desc ocispec.Descriptor, r io.Reader, mounts []mount.Mount, o StreamOptions) (ocispec.Descriptor, error)
+}
+
+// StreamOptions qualify ApplyStream.
+type StreamOptions struct {
+	// Lower, when set, gives the mounts of the layers below, topmost first, which
+	// mounts does not show (snapshot.LabelStack). It is called at most once, when
+	// something in the layer depends on them, and may wait for them.
+	Lower func(ctx context.Context) ([]mount.Mount, error)
+	// Progress is told how many bytes of r have been used; it may be nil.
+	Progress func(n int64)
+}
+
+// Follower is a content.Writer whose bytes can be read while they are written.
+// A store in the process has such writers.
+type Follower interface {
+	// Follow opens what has been written, for reading. The file ends where the
+	// writer is; its bytes are not verified before Commit. The caller closes it. It
+	// stays good after the writer's Commit, Close or Abort; Truncate empties it.
+	Follow() (*os.File, error)
 }
 
 // Events is the event bus.

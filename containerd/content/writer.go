@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"lighter/containerd"
 	"lighter/internal/atomicfile"
 )
 
@@ -40,9 +41,18 @@ type Writer struct {
 }
 
 var (
-	_ content.Writer = (*Writer)(nil)
-	_ content.Syncer = (*Writer)(nil)
+	_ content.Writer      = (*Writer)(nil)
+	_ content.Syncer      = (*Writer)(nil)
+	_ containerd.Follower = (*Writer)(nil)
 )
+
+// Follow implements containerd.Follower.
+func (w *Writer) Follow() (*os.File, error) {
+	if w.f == nil {
+		return nil, w.errClosed()
+	}
+	return os.Open(w.f.Name())
+}
 
 // Writer opens the ingest called by content.WithRef, new or where it was left.
 // The bytes that a resumed ingest holds are read and hashed first.

@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"lighter/containerd"
 	"lighter/internal/compression"
 	"lighter/internal/tarball"
 )
@@ -44,8 +45,9 @@ type Service struct {
 }
 
 var (
-	_ diff.Applier  = (*Service)(nil)
-	_ diff.Comparer = (*Service)(nil)
+	_ diff.Applier          = (*Service)(nil)
+	_ diff.Comparer         = (*Service)(nil)
+	_ containerd.StreamDiff = (*Service)(nil)
 )
 
 // New returns a Service that reads layers from and writes them to store.
@@ -79,22 +81,43 @@ func (s *Service) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	if len(cfg.ProcessorPayloads) > 0 {
 		return fail(fmt.Errorf("stream processors: %w", errdefs.ErrNotImplemented))
 	}
-	target, err := openTarget(mounts)
-	if err != nil {
-		return fail(err)
-	}
-	defer target.Close()
 	ra, err := s.store.ReaderAt(ctx, desc)
 	if err != nil {
 		return fail(err)
 	}
 	defer ra.Close()
-
-	if cfg.Progress == nil {
-		cfg.Progress = func(int64) {}
+	plain, err := s.apply(ctx, desc, content.NewReader(ra), mounts, containerd.StreamOptions{Progress: cfg.Progress}, cfg.SyncFs)
+	if err != nil {
+		return fail(err)
 	}
-	cfg.Progress(0)
-	src := &countingReader{r: content.NewReader(ra), progress: cfg.Progress}
+	return plain, nil
+}
+
+// ApplyStream implements containerd.StreamDiff.
+func (s *Service) ApplyStream(ctx context.Context, desc ocispec.Descriptor, r io.Reader, mounts []mount.Mount, o containerd.StreamOptions) (ocispec.Descriptor, error) {
+	_, err := images.DiffCompression(ctx, desc.MediaType)
+	plain := ocispec.Descriptor{}
+	if err == nil {
+		plain, err = s.apply(ctx, desc, r, mounts, o, false)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("apply layer %s: %w", desc.Digest, err)
+	}
+	return plain, nil
+}
+
+func (s *Service) apply(ctx context.Context, desc ocispec.Descriptor, r io.Reader, mounts []mount.Mount, o containerd.StreamOptions, syncFs bool) (_ ocispec.Descriptor, err error) {
+	fail := func(err error) (ocispec.Descriptor, error) { return ocispec.Descriptor{}, err }
+	target, err := openTarget(mounts)
+	if err != nil {
+		return fail(err)
+	}
+	defer target.Close()
+	if o.Progress == nil {
+		o.Progress = func(int64) {}
+	}
+	o.Progress(0)
+	src := &countingReader{r: r, progress: o.Progress}
 	plain, _, err := compression.NewReader(src)
 	if err != nil {
 		return fail(err)
@@ -102,7 +125,7 @@ func (s *Service) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	defer plain.Close()
 	sum := newHasher(compression.ReadAhead(io.LimitReader(plain, maxLayerBytes+1)))
 	defer sum.Close()
-	stats, err := tarball.Extract(ctx, target.root, sum, target.options())
+	stats, err := tarball.Extract(ctx, target.root, sum, target.options(ctx, o.Lower))
 	if err == nil {
 		// The digest covers the padding after the end marker as well.
 		_, err = io.Copy(io.Discard, contextReader{ctx, sum})
@@ -116,12 +139,12 @@ func (s *Service) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	if stats.SkippedXattrs > 0 {
 		s.log.Warn("file system does not support extended attributes of layer", "digest", desc.Digest, "skipped", stats.SkippedXattrs)
 	}
-	if cfg.SyncFs {
+	if syncFs {
 		if err := target.sync(); err != nil {
 			return fail(err)
 		}
 	}
-	cfg.Progress(desc.Size)
+	o.Progress(desc.Size)
 	return ocispec.Descriptor{
 		MediaType: ocispec.MediaTypeImageLayer,
 		Size:      sum.n,

@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -199,12 +200,39 @@ func openTarget(mounts []mount.Mount) (*target, error) {
 	return t, nil
 }
 
-func (t *target) options() tarball.Options {
+// options are those for extracting into t. lower may be nil; see
+// containerd.StreamOptions.
+func (t *target) options(ctx context.Context, lower func(context.Context) ([]mount.Mount, error)) tarball.Options {
 	o := tarball.Options{Whiteouts: tarball.Delete, MaxBytes: maxLayerBytes}
-	if t.overlay {
-		o.Whiteouts, o.Lower, o.UserXattr = tarball.Overlay, t.lower, t.userXattr
+	if !t.overlay {
+		return o
+	}
+	o.Whiteouts, o.Lower, o.UserXattr = tarball.Overlay, t.lower, t.userXattr
+	if lower != nil {
+		o.LowerFunc = func() ([]*os.File, error) { return t.openLower(ctx, lower) }
 	}
 	return o
+}
+
+func (t *target) openLower(ctx context.Context, lower func(context.Context) ([]mount.Mount, error)) ([]*os.File, error) {
+	mounts, err := lower(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		l, err := parseMounts([]mount.Mount{m})
+		if err != nil {
+			return nil, err
+		}
+		for _, dir := range l.layers {
+			f, err := openDir(dir)
+			if err != nil {
+				return nil, err
+			}
+			t.lower = append(t.lower, f)
+		}
+	}
+	return t.lower, nil
 }
 
 func (t *target) Close() {

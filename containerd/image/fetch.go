@@ -153,11 +153,19 @@ func (f *fetcher) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 
 // blob fetches a blob into the store, going on where an interrupted attempt
 // ended. Two callers for one blob take turns: the second finds it there.
-func (f *fetcher) blob(ctx context.Context, desc ocispec.Descriptor) error {
+//
+// The bytes can be read at a, which may be nil, while they come.
+func (f *fetcher) blob(ctx context.Context, desc ocispec.Descriptor, a *arrival) error {
+	err := f.fetchBlob(ctx, desc, a)
+	a.end(err)
+	return err
+}
+
+func (f *fetcher) fetchBlob(ctx context.Context, desc ocispec.Descriptor, a *arrival) error {
 	if err := checkDescriptor(desc); err != nil {
 		return err
 	}
-	err := retry(ctx, func() error { return f.tryBlob(ctx, desc) })
+	err := retry(ctx, func() error { return f.tryBlob(ctx, desc, a) })
 	if errdefs.IsAlreadyExists(err) {
 		f.progress(Event{Phase: Exists, Desc: desc})
 		return addLabels(ctx, f.svc.Content, desc, f.labels)
@@ -169,7 +177,7 @@ func (f *fetcher) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	return nil
 }
 
-func (f *fetcher) tryBlob(ctx context.Context, desc ocispec.Descriptor) (err error) {
+func (f *fetcher) tryBlob(ctx context.Context, desc ocispec.Descriptor, a *arrival) (err error) {
 	ref := remotes.MakeRefKey(ctx, desc)
 	w, err := content.OpenWriter(ctx, f.svc.Content, content.WithRef(ref), content.WithDescriptor(desc))
 	if err != nil {
@@ -186,10 +194,12 @@ func (f *fetcher) tryBlob(ctx context.Context, desc ocispec.Descriptor) (err err
 			return err
 		}
 		offset = 0
+		a.restart()
 	}
+	a.begin(w, offset)
 	resumed := offset > 0
 	if offset < desc.Size || desc.Size == 0 {
-		if err := f.copy(ctx, w, desc, offset); err != nil {
+		if err := f.copy(ctx, w, desc, offset, a); err != nil {
 			if errdefs.IsFailedPrecondition(err) {
 				w.Close()
 				err = errors.Join(err, f.abort(ctx, ref))
@@ -226,7 +236,7 @@ func (f *fetcher) abort(ctx context.Context, ref string) error {
 }
 
 // copy appends the blob from offset on to w.
-func (f *fetcher) copy(ctx context.Context, w io.Writer, desc ocispec.Descriptor, offset int64) error {
+func (f *fetcher) copy(ctx context.Context, w io.Writer, desc ocispec.Descriptor, offset int64, a *arrival) error {
 	rc, err := f.open(ctx, desc)
 	if err != nil {
 		return err
@@ -256,6 +266,7 @@ func (f *fetcher) copy(ctx context.Context, w io.Writer, desc ocispec.Descriptor
 				return err
 			}
 			offset += int64(n)
+			a.advance(offset)
 			f.progress(Event{Phase: Downloading, Desc: desc, Current: offset, Total: desc.Size})
 		}
 		if rerr == nil {

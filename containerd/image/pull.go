@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -203,27 +204,18 @@ func (f *fetcher) image(ctx context.Context, m ocispec.Manifest, o PullOptions) 
 	if limit <= 0 {
 		limit = 3
 	}
+	src := newArrivingLayers(f, m.Layers)
+	defer src.close()
 	group, ctx := errgroup.WithContext(ctx)
-	fetched := make([]chan struct{}, len(m.Layers)) // closed when the layer is there
-	for i := range fetched {
-		fetched[i] = make(chan struct{})
-	}
 	if !o.NoUnpack {
 		group.Go(func() (err error) {
 			u := unpacker{svc: f.svc, name: o.Snapshotter, progress: f.progress}
-			chain, err = u.layers(ctx, m, cfg.RootFS.DiffIDs, func(ctx context.Context, i int) error {
-				select {
-				case <-fetched[i]:
-					return nil
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			})
+			chain, err = u.layers(ctx, m, cfg.RootFS.DiffIDs, src)
 			return err
 		})
 	}
 	slots := make(chan struct{}, limit) // one value per running download
-	for i, l := range m.Layers {
+	for _, l := range src.distinct {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -231,13 +223,49 @@ func (f *fetcher) image(ctx context.Context, m ocispec.Manifest, o PullOptions) 
 		}
 		group.Go(func() error {
 			defer func() { <-slots }()
-			if err := f.blob(ctx, l); err != nil {
-				return err
-			}
-			close(fetched[i])
-			return nil
+			return f.blob(ctx, l, src.arrivals[l.Digest])
 		})
 	}
 	err = group.Wait()
 	return chain, err
+}
+
+// arrivingLayers are the layers of an image that is being fetched.
+type arrivingLayers struct {
+	layers   []ocispec.Descriptor
+	distinct []ocispec.Descriptor // each blob once, in the order of layers
+	arrivals map[digest.Digest]*arrival
+	store    storedLayers
+}
+
+func newArrivingLayers(f *fetcher, layers []ocispec.Descriptor) *arrivingLayers {
+	a := &arrivingLayers{layers: layers, arrivals: map[digest.Digest]*arrival{}, store: storedLayers{f.svc.Content, layers}}
+	for _, l := range layers {
+		if a.arrivals[l.Digest] == nil {
+			a.arrivals[l.Digest] = newArrival()
+			a.distinct = append(a.distinct, l)
+		}
+	}
+	return a
+}
+
+func (a *arrivingLayers) open(ctx context.Context, i int) (io.ReadCloser, error) {
+	r, err := a.arrivals[a.layers[i].Digest].reader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return a.store.open(ctx, i)
+	}
+	return io.NopCloser(r), nil
+}
+
+func (a *arrivingLayers) stored(ctx context.Context, i int) error {
+	return a.arrivals[a.layers[i].Digest].wait(ctx)
+}
+
+func (a *arrivingLayers) close() {
+	for _, x := range a.arrivals {
+		x.close()
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
@@ -15,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"lighter/containerd"
+	"lighter/containerd/snapshot"
 )
 
 // LabelUncompressed holds the diff ID of a layer blob.
@@ -55,8 +57,27 @@ func unpackStored(ctx context.Context, svc *containerd.Services, desc ocispec.De
 		return "", err
 	}
 	u := unpacker{svc: svc, name: snapshotter, progress: progress}
-	return u.layers(ctx, *doc.Manifest, cfg.RootFS.DiffIDs, func(context.Context, int) error { return nil })
+	return u.layers(ctx, *doc.Manifest, cfg.RootFS.DiffIDs, storedLayers{svc.Content, doc.Manifest.Layers})
 }
+
+// storedLayers are layers that are all in the store.
+type storedLayers struct {
+	store  content.Provider
+	layers []ocispec.Descriptor
+}
+
+func (s storedLayers) open(ctx context.Context, i int) (io.ReadCloser, error) {
+	ra, err := s.store.ReaderAt(ctx, s.layers[i])
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{content.NewReader(ra), ra}, nil
+}
+
+func (storedLayers) stored(context.Context, int) error { return nil }
 
 type unpacker struct {
 	svc      *containerd.Services
@@ -64,9 +85,9 @@ type unpacker struct {
 	progress Progress
 }
 
-// layers unpacks the layers of m in order, each after ready has returned for
-// it, and has the config keep the last snapshot.
-func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []digest.Digest, ready func(context.Context, int) error) (digest.Digest, error) {
+// layers unpacks the layers of m, all at once where diff service and snapshotter
+// can do that, brings them to the disk, and has the config keep the last snapshot.
+func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []digest.Digest, src layerSource) (digest.Digest, error) {
 	if u.name == "" {
 		u.name = containerd.DefaultSnapshotter
 	}
@@ -80,17 +101,37 @@ func (u *unpacker) layers(ctx context.Context, m ocispec.Manifest, diffIDs []dig
 		return "", err
 	}
 	parent := digest.Digest("")
-	for i, layer := range m.Layers {
-		if i >= have {
-			if err := ready(ctx, i); err != nil {
-				return "", err
-			}
-			if err := u.layer(ctx, sn, layer, diffIDs[i], parent, chains[i]); err != nil {
-				return "", fmt.Errorf("unpack layer %s: %w", layer.Digest, err)
-			}
-		}
+	for i, layer := range m.Layers[:have] {
 		u.progress(Event{Phase: Done, Desc: layer})
 		parent = chains[i]
+	}
+	stream, ok := u.svc.Diff.(containerd.StreamDiff)
+	if ok = ok && len(snapshot.Stacked(sn)) > 0; ok && have < len(m.Layers) {
+		s := &stack{u: u, sn: sn, diff: stream, src: src, base: parent}
+		for i := have; i < len(m.Layers); i++ {
+			s.layers = append(s.layers, &stackLayer{
+				index: i, desc: m.Layers[i], diffID: diffIDs[i], chain: chains[i],
+				extracted: make(chan struct{}), committed: make(chan struct{}),
+			})
+		}
+		if err := s.run(ctx); err != nil {
+			return "", err
+		}
+		parent = chains[len(chains)-1]
+	}
+	for i := have; i < len(m.Layers) && !ok; i++ {
+		if err := src.stored(ctx, i); err != nil {
+			return "", err
+		}
+		if err := u.layer(ctx, sn, m.Layers[i], diffIDs[i], parent, chains[i]); err != nil {
+			return "", fmt.Errorf("unpack layer %s: %w", m.Layers[i].Digest, err)
+		}
+		u.progress(Event{Phase: Done, Desc: m.Layers[i]})
+		parent = chains[i]
+	}
+	// Also when nothing was made: another unpacker may not have synced yet.
+	if err := snapshot.Sync(ctx, sn); err != nil {
+		return "", fmt.Errorf("sync snapshots: %w", err)
 	}
 	if parent != "" {
 		labels := map[string]string{LabelSnapshotRef + u.name: parent.String()}
@@ -131,7 +172,7 @@ func (u *unpacker) existing(ctx context.Context, sn snapshots.Snapshotter, chain
 // the same at the same time: the first to commit wins, both succeed.
 func (u *unpacker) layer(ctx context.Context, sn snapshots.Snapshotter, layer ocispec.Descriptor, diffID, parent, chain digest.Digest) (err error) {
 	key := fmt.Sprintf("%s-%s %s", snapshots.UnpackKeyPrefix, uniqueID(), chain)
-	mounts, err := sn.Prepare(ctx, key, parent.String())
+	mounts, err := sn.Prepare(ctx, key, parent.String(), snapshot.Deferred(sn)...)
 	if err != nil {
 		if errdefs.IsAlreadyExists(err) { // a remote snapshotter has it
 			_, err = sn.Stat(ctx, chain.String())
@@ -157,7 +198,7 @@ func (u *unpacker) layer(ctx context.Context, sn snapshots.Snapshotter, layer oc
 	if err := addLabels(ctx, u.svc.Content, layer, map[string]string{LabelUncompressed: diffID.String()}); err != nil {
 		return err
 	}
-	if err := sn.Commit(ctx, chain.String(), key); err != nil {
+	if err := sn.Commit(ctx, chain.String(), key, snapshot.Deferred(sn)...); err != nil {
 		if !errdefs.IsAlreadyExists(err) {
 			return err
 		}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"lighter/containerd"
 )
 
 // contentWriter writes an ingest of a namespace. While w is nil it stands for a
@@ -26,7 +29,10 @@ type contentWriter struct {
 	done    func() // ends the protection of the ingest
 }
 
-var _ content.Syncer = (*contentWriter)(nil)
+var (
+	_ content.Syncer      = (*contentWriter)(nil)
+	_ containerd.Follower = (*contentWriter)(nil)
+)
 
 // unshare opens the ingest in the blob store and, if it stood for a blob, copies the
 // first size bytes of that.
@@ -78,6 +84,15 @@ func (w *contentWriter) Sync() error {
 		return s.Sync()
 	}
 	return nil
+}
+
+// Follow implements containerd.Follower. It is not possible while the ingest stands
+// for a blob that is stored already.
+func (w *contentWriter) Follow() (*os.File, error) {
+	if f, ok := w.w.(containerd.Follower); ok {
+		return f.Follow()
+	}
+	return nil, fmt.Errorf("follow ingest %q: %w", w.ref, errdefs.ErrNotImplemented)
 }
 
 func (w *contentWriter) Digest() digest.Digest {

@@ -14,6 +14,13 @@ import (
 // of snapshots whose sync was deferred, in all namespaces.
 func (s *snapshotter) Sync(ctx context.Context) error { return s.db.syncSnapshots(ctx, s.backend) }
 
+// Stacks reports whether snapshots may get their parent when they are committed;
+// see snapshot.LabelStack.
+func (s *snapshotter) Stacks() bool {
+	d, ok := s.Driver.(snapshot.Stacker)
+	return ok && d.Stacks()
+}
+
 func (db *DB) syncSnapshots(ctx context.Context, b *backend) error {
 	// Only what is marked before the sync began is covered by it. A key may be
 	// removed and marked again meanwhile, so the ID is remembered too.

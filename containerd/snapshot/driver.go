@@ -56,6 +56,29 @@ func Deferred(sn snapshots.Snapshotter) []snapshots.Opt {
 	return []snapshots.Opt{snapshots.WithLabels(map[string]string{LabelDeferSync: "1"})}
 }
 
+// LabelStack given to Prepare, with any value and no parent, announces that the
+// snapshot's parent will be named at Commit (snapshots.WithParent) and that its
+// files are only the changes to that parent. See Stacked.
+const LabelStack = "containerd.io/snapshot/lighter.stack"
+
+// Stacker is a snapshots.Snapshotter or Driver whose snapshots hold nothing but
+// their changes, so that it may understand LabelStack.
+type Stacker interface {
+	// Stacks reports whether it does. The mounts of a Prepare with LabelStack are
+	// then one overlay with an upper directory only, to be filled, not mounted.
+	Stacks() bool
+}
+
+// Stacked returns options for Prepare by which the layers of an image can be
+// filled at the same time, or none if sn needs the parent first. Commit must
+// name the parent then.
+func Stacked(sn snapshots.Snapshotter) []snapshots.Opt {
+	if s, ok := sn.(Stacker); !ok || !s.Stacks() {
+		return nil
+	}
+	return []snapshots.Opt{snapshots.WithLabels(map[string]string{LabelStack: "1"})}
+}
+
 // Sync makes durable what was committed with the options of Deferred.
 func Sync(ctx context.Context, sn snapshots.Snapshotter) error {
 	if s, ok := sn.(Syncer); ok {

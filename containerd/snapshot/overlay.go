@@ -23,7 +23,10 @@ type Overlay struct {
 	remap   bool
 }
 
-var _ Driver = (*Overlay)(nil)
+var (
+	_ Driver  = (*Overlay)(nil)
+	_ Stacker = (*Overlay)(nil)
+)
 
 // OverlayOptions change how Overlay mounts.
 type OverlayOptions struct {
@@ -66,6 +69,9 @@ func (o *Overlay) Create(_ context.Context, s Snapshot) error {
 	})
 }
 
+// Stacks reports that snapshots may get their parent late.
+func (o *Overlay) Stacks() bool { return true }
+
 // Mounts returns a bind mount for one layer, else an overlay.
 func (o *Overlay) Mounts(s Snapshot) []mount.Mount {
 	var options []string
@@ -78,7 +84,11 @@ func (o *Overlay) Mounts(s Snapshot) []mount.Mount {
 		}
 	}
 	active := s.Kind == snapshots.KindActive
+	_, stack := s.Labels[LabelStack]
 	switch {
+	case len(s.Parents) == 0 && active && stack:
+		options = append(options, "workdir="+filepath.Join(o.dir(s.ID), "work"), "upperdir="+o.path(s.ID))
+		return []mount.Mount{{Type: "overlay", Source: "overlay", Options: append(options, o.options...)}}
 	case len(s.Parents) == 0 && active:
 		return bind(o.path(s.ID), options, "rw")
 	case len(s.Parents) == 0:

@@ -68,7 +68,32 @@ func Extract(ctx context.Context, root *os.File, r io.Reader, o Options) (Stats,
 			return x.stats, fmt.Errorf("extract %.256q: %w", hdr.Name, err)
 		}
 	}
+	if err := x.ownRoot(); err != nil {
+		return x.stats, err
+	}
 	return x.stats, x.setTimes()
+}
+
+// ownRoot gives a root that the archive does not describe the owner of the one
+// below, when that is known only now.
+func (x *extractor) ownRoot() error {
+	if x.rootSeen || x.o.LowerFunc == nil {
+		return nil
+	}
+	lowers, err := x.tree.lower()
+	if err != nil || len(lowers) == 0 {
+		return err
+	}
+	st, err := statAt(lowers[0], "")
+	if err != nil {
+		return err
+	}
+	fd, err := openAt(x.tree.root.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("fchown", unix.Fchown(fd, int(st.Uid), int(st.Gid)))
 }
 
 // readError classifies an error of the tar reader: what it finds wrong is the
@@ -97,7 +122,8 @@ type extractor struct {
 	buf      []byte
 	base     string // Options.Dir, clean
 	stats    Stats
-	uid, gid int // of new files
+	uid, gid int  // of new files
+	rootSeen bool // the archive describes the root
 
 	// For Delete: paths of this archive with their parents, and directories
 	// in which nothing older is left.
@@ -153,6 +179,7 @@ func (x *extractor) entry(hdr *tar.Header, r io.Reader) error {
 		return invalid("the root must be a directory")
 	}
 	if p == "" {
+		x.rootSeen = true
 		return x.dirAttrs(x.tree.root.fd, "", hdr)
 	}
 	x.tree.sweep()
@@ -436,10 +463,16 @@ func (x *extractor) link(d *dir, p, base string, hdr *tar.Header) error {
 		}
 	}
 	err = x.make(d, p, base, create)
-	if errors.Is(err, unix.ENOENT) && len(x.tree.lowers) > 0 {
+	if errors.Is(err, unix.ENOENT) {
+		lowers, lerr := x.tree.lower()
+		if lerr != nil {
+			return lerr
+		}
 		// The target is a file of a layer below.
-		if err = x.tree.copyUp(td, tbase, x.buf); err == nil {
-			err = x.make(d, p, base, create)
+		if len(lowers) > 0 {
+			if err = x.tree.copyUp(td, tbase, x.buf); err == nil {
+				err = x.make(d, p, base, create)
+			}
 		}
 	}
 	if err != nil {

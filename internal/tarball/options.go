@@ -27,6 +27,10 @@ type Options struct {
 	// directory that the archive does not describe is made as a copy of the
 	// one there, and links there are followed. They stay the caller's.
 	Lower []*os.File
+	// LowerFunc, when set, gives Lower when it is first needed, which for most
+	// layers is never: a layer can be extracted while those below still are, and
+	// waits for them in LowerFunc only where it depends on them.
+	LowerFunc func() ([]*os.File, error)
 	// UserXattr selects the user.overlay namespace instead of trusted.overlay.
 	UserXattr bool
 

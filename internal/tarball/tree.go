@@ -21,7 +21,8 @@ const (
 // the directories below, and the layers under it.
 type tree struct {
 	root       *dir
-	lowers     []int // of Options.Lower, not owned
+	lowers     []int                      // of Options.Lower, not owned; see lower
+	lowerFunc  func() ([]*os.File, error) // nil once lowers are known
 	overlay    bool
 	opaqueAttr string
 
@@ -54,13 +55,32 @@ func newTree(root int, o Options) *tree {
 	if o.UserXattr {
 		t.opaqueAttr = "user.overlay.opaque"
 	}
-	for _, f := range o.Lower {
-		t.lowers = append(t.lowers, int(f.Fd()))
-	}
+	t.setLower(o.Lower)
+	t.lowerFunc = o.LowerFunc
 	if st, err := statAt(root, ""); err == nil {
 		t.root.setgid = st.Mode&unix.S_ISGID != 0
 	}
 	return t
+}
+
+func (t *tree) setLower(files []*os.File) {
+	t.lowers = nil
+	for _, f := range files {
+		t.lowers = append(t.lowers, int(f.Fd()))
+	}
+}
+
+// lower returns the layers below, topmost first. It may wait for them.
+func (t *tree) lower() ([]int, error) {
+	if t.lowerFunc != nil {
+		files, err := t.lowerFunc()
+		if err != nil {
+			return nil, err
+		}
+		t.setLower(files)
+		t.lowerFunc = nil
+	}
+	return t.lowers, nil
 }
 
 func (t *tree) close() {
@@ -239,7 +259,11 @@ func (t *tree) walk(names []string, create bool) (pos position, next []string, e
 			pos = position{}
 		}
 	}()
-	for _, l := range t.lowers {
+	lowers, err := t.lower()
+	if err != nil {
+		return pos, nil, err
+	}
+	for _, l := range lowers {
 		fd, err := openIn(l, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err != nil {
 			return pos, nil, err

@@ -74,7 +74,11 @@ func (x *extractor) hide(d *dir, name string) error {
 // entries are hidden one by one.
 func (x *extractor) hideAll(d *dir) error {
 	if d == x.tree.root {
-		for _, l := range x.tree.lowers {
+		lowers, err := x.tree.lower()
+		if err != nil {
+			return err
+		}
+		for _, l := range lowers {
 			fd, err := openAt(l, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 			if err != nil {
 				return err
