@@ -206,3 +206,13 @@ func Apply(t testing.TB, ctx context.Context, store content.Store, img Image, mo
 		t.Fatal(err)
 	}
 }
+
+// WithLayer returns img with its only layer replaced by the blob b, which d
+// describes and which unpacks to the same.
+func WithLayer(t testing.TB, img Image, d ocispec.Descriptor, b []byte) Image {
+	t.Helper()
+	img.Doc.Layers = []ocispec.Descriptor{d}
+	img.Blobs = map[digest.Digest][]byte{d.Digest: b, img.Doc.Config.Digest: img.Blobs[img.Doc.Config.Digest]}
+	img.Manifest = img.add(ocispec.MediaTypeImageManifest, mustJSON(t, img.Doc))
+	return img
+}
