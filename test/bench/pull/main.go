@@ -153,12 +153,14 @@ func registry(dir string) (addr string, stop func(), err error) {
 
 // until calls ready until it succeeds.
 func until(ready func() error) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	var err error
 	for range 500 {
 		if err = ready(); err == nil {
 			return nil
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-tick.C
 	}
 	return err
 }
