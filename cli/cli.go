@@ -12,8 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"lighter/cli/container"
+	"lighter/cli/contexts"
 	"lighter/cli/image"
 	"lighter/cli/network"
+	"lighter/cli/registry"
 	"lighter/cli/session"
 	"lighter/cli/system"
 	"lighter/cli/volume"
@@ -23,9 +25,7 @@ import (
 // Run runs one command line and returns its exit code.
 func Run(ctx context.Context, args []string) int {
 	s := &session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
-	root := newRoot(s)
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := run(ctx, s, args)
 	if err == nil {
 		return 0
 	}
@@ -42,6 +42,21 @@ func Run(ctx context.Context, args []string) int {
 	return 1
 }
 
+// run gives a command line to a plugin, or to the command that it names.
+func run(ctx context.Context, s *session.Session, args []string) error {
+	words := globalFlags(s).words(args)
+	if err := setLogLevel(s); err != nil {
+		return err
+	}
+	root := newRoot(s)
+	done, err := dispatch(ctx, s, root, args, words)
+	if done || err != nil {
+		return err
+	}
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
 // usageError is a flag that does not parse: Docker's exit code for it is 125.
 type usageError struct{ error }
 
@@ -49,17 +64,15 @@ func (e *usageError) Unwrap() error { return e.error }
 
 func newRoot(s *session.Session) *cobra.Command {
 	root := &cobra.Command{
-		Use:              "docker [OPTIONS] COMMAND [ARG...]",
-		Short:            "A self-sufficient runtime for containers",
-		SilenceUsage:     true,
-		SilenceErrors:    true,
-		TraverseChildren: true,
-		Args:             unknownCommand,
-		RunE:             session.Help,
-		Version:          fmt.Sprintf("%s, build %s (%s)", version.Version, version.GitCommit, version.Product),
-		CompletionOptions: cobra.CompletionOptions{
-			HiddenDefaultCmd: true,
-		},
+		Use:               "docker [OPTIONS] COMMAND [ARG...]",
+		Short:             "A self-sufficient runtime for containers",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		TraverseChildren:  true,
+		Args:              unknownCommand,
+		RunE:              session.Help,
+		Version:           fmt.Sprintf("%s, build %s (%s)", version.Version, version.GitCommit, version.Product),
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetVersionTemplate("Docker version {{.Version}}\n")
 	root.SetOut(s.Out)
@@ -67,13 +80,9 @@ func newRoot(s *session.Session) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())}
 	})
-	// Without a shorthand: run's -h is the host name.
-	root.PersistentFlags().Bool("help", false, "Print usage")
-	fs := root.Flags()
-	fs.StringArrayVarP(&s.Hosts, "host", "H", nil, "Daemon socket to connect to")
-	fs.StringVar(&s.ConfigDir, "config", "", "Location of client config files")
-	fs.BoolVarP(&s.Debug, "debug", "D", false, "Enable debug mode")
-	fs.BoolP("version", "v", false, "Print version information and quit")
+	root.PersistentFlags().BoolP("help", "h", false, "Print usage")
+	root.PersistentFlags().MarkShorthandDeprecated("help", "use --help")
+	root.Flags().AddFlagSet(globalFlags(s).FlagSet)
 
 	for _, g := range []struct {
 		name, short string
@@ -86,7 +95,7 @@ func newRoot(s *session.Session) *cobra.Command {
 			map[string]string{"ps": "ls"}, map[string][]string{"ls": {"list", "ps"}, "rm": {"remove"}}},
 		{"image", "Manage images", image.Commands, image.Management,
 			map[string]string{"images": "ls", "rmi": "rm"}, map[string][]string{"ls": {"list"}, "rm": {"remove"}}},
-		{"system", "Manage Docker", system.Commands, nil, nil, nil},
+		{"system", "Manage Docker", system.Commands, system.Management, nil, nil},
 	} {
 		noun := &cobra.Command{Use: g.name, Short: g.short, Args: session.NoArgs, RunE: session.Help}
 		short := g.commands(s) // a command has one parent: two sets
@@ -111,9 +120,11 @@ func newRoot(s *session.Session) *cobra.Command {
 		root.AddCommand(noun)
 	}
 	root.AddCommand(system.TopLevel(s)...)
-	root.AddCommand(network.Command(s), volume.Command(s))
+	root.AddCommand(registry.Commands(s)...)
+	root.AddCommand(network.Command(s), volume.Command(s), contexts.Command(s))
 	root.SetHelpCommand(newHelpCommand())
-	setHelp(root)
+	setHelp(s, root)
+	setCompletion(s, root)
 	return root
 }
 
@@ -135,5 +146,14 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return fmt.Errorf("docker: unknown command: docker %s\n\nRun 'docker --help' for more information", args[0])
+	return unknown(args[0], nil)
+}
+
+// unknown is the error for a word that is no command; reason, if not nil, says
+// why the plugin of that name is none either.
+func unknown(word string, reason error) error {
+	if reason != nil {
+		return fmt.Errorf("docker: unknown command: docker %s (its plugin is not valid: %w)\n\nRun 'docker --help' for more information", word, reason)
+	}
+	return fmt.Errorf("docker: unknown command: docker %s\n\nRun 'docker --help' for more information", word)
 }

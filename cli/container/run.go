@@ -92,6 +92,7 @@ func (o *createOptions) create(cmd *cobra.Command, s *session.Session, ref strin
 	if err != nil {
 		return "", err
 	}
+	o.config.Env = s.WithProxies(c, o.config.Env)
 	switch o.pull {
 	case "always":
 		if err := image.Pull(ctx, s, c, ref, o.platform, o.quiet, s.Err); err != nil {

@@ -50,6 +50,9 @@ func newListCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if spec == "" && !quiet {
+				spec = s.Config().NetworksFormat
+			}
 			var rows []map[string]string
 			for _, n := range list.Items {
 				id := n.ID

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/term"
 
 	"lighter/internal/atomicfile"
-	"lighter/internal/version"
 )
 
 // Session is shared by the commands of one invocation. It belongs to one
@@ -28,11 +28,15 @@ type Session struct {
 	// Hosts are the values of -H; without one DOCKER_HOST or the default socket
 	// is used.
 	Hosts     []string
-	ConfigDir string
+	TLS       TLS
+	Context   string // of -c
+	ConfigDir string // of --config
+	LogLevel  string
 	Debug     bool
 
 	client client.APIClient
 	file   *configfile.ConfigFile
+	log    *slog.Logger
 }
 
 // StatusError ends the program with a code. Text, if there is any, goes to
@@ -44,48 +48,49 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.Text }
 
-// Client returns the connection to the engine, made at the first call. The API
-// version is negotiated with the first request.
-func (s *Session) Client() (client.APIClient, error) {
-	if s.client != nil {
-		return s.client, nil
-	}
-	opts := []client.Opt{
-		client.FromEnv,
-		client.WithUserAgent("Docker-Client/" + version.Version + " (linux; " + version.Product + ")"),
-	}
-	switch len(s.Hosts) {
-	case 0:
-	case 1:
-		opts = append(opts, client.WithHost(s.Hosts[0]))
-	default:
-		return nil, errors.New("specify only one -H")
-	}
-	if headers := s.Config().HTTPHeaders; len(headers) > 0 {
-		opts = append(opts, client.WithHTTPHeaders(headers))
-	}
-	c, err := client.New(opts...)
-	if err != nil {
-		return nil, err
-	}
-	s.client = c
-	return c, nil
-}
-
 // Config returns config.json; a missing file is an empty one.
 func (s *Session) Config() *configfile.ConfigFile {
 	if s.file == nil {
-		dir := s.ConfigDir
-		if dir == "" {
-			dir = config.Dir()
-		}
-		file, err := config.Load(dir)
+		file, err := config.Load(s.Dir())
 		if err != nil {
 			fmt.Fprintln(s.Err, "WARNING:", err)
 		}
 		s.file = file
 	}
 	return s.file
+}
+
+// Dir is the directory of config.json, contexts and plugins.
+func (s *Session) Dir() string {
+	if s.ConfigDir != "" {
+		return s.ConfigDir
+	}
+	if dir := os.Getenv(config.EnvOverrideConfigDir); dir != "" {
+		return dir
+	}
+	return config.Dir()
+}
+
+// Log is for what a user asked to see with -D or --log-level; it goes to
+// standard error.
+func (s *Session) Log() *slog.Logger {
+	if s.log == nil {
+		s.log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: s.Level()}))
+	}
+	return s.log
+}
+
+// Level is the least level that is logged.
+func (s *Session) Level() slog.Level {
+	switch {
+	case s.Debug || s.LogLevel == "debug" || s.LogLevel == "trace":
+		return slog.LevelDebug
+	case s.LogLevel == "warn" || s.LogLevel == "warning":
+		return slog.LevelWarn
+	case s.LogLevel == "error" || s.LogLevel == "fatal" || s.LogLevel == "panic":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
 }
 
 // DetachKeys returns flag, or the configured keys when it is empty.

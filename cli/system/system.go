@@ -28,6 +28,11 @@ func Commands(s *session.Session) []*cobra.Command {
 	return []*cobra.Command{newInfoCommand(s), newEventsCommand(s)}
 }
 
+// Management returns those verbs that exist below the noun only.
+func Management(s *session.Session) []*cobra.Command {
+	return []*cobra.Command{newDialStdioCommand(s)}
+}
+
 // TopLevel returns the verbs that belong to no noun.
 func TopLevel(s *session.Session) []*cobra.Command {
 	return []*cobra.Command{newVersionCommand(s), newInspectCommand(s)}
@@ -56,7 +61,7 @@ func newVersionCommand(s *session.Session) *cobra.Command {
 			}
 			v := versions{Client: clientVersion{
 				Version: version.Version, DefaultAPIVersion: version.APIMax, GitCommit: version.GitCommit,
-				GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH, BuildTime: version.BuildTime, Context: "default",
+				GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH, BuildTime: version.BuildTime, Context: s.ContextName(),
 			}}
 			v.Client.Platform.Name = version.Product + " CLI"
 			server, serverErr := c.ServerVersion(cmd.Context(), client.ServerVersionOptions{})
@@ -137,7 +142,7 @@ func newInfoCommand(s *session.Session) *cobra.Command {
 				return format.Template(s.Out, spec, info)
 			}
 			w := s.Out
-			fmt.Fprintf(w, "Client: %s CLI\n Version:    %s\n Context:    default\n\nServer:\n", version.Product, version.Version)
+			fmt.Fprintf(w, "Client: %s CLI\n Version:    %s\n Context:    %s\n Debug Mode: %t\n\nServer:\n", version.Product, version.Version, s.ContextName(), s.Debug)
 			line := func(name string, value any) { fmt.Fprintf(w, " %s: %v\n", name, value) }
 			line("Containers", info.Containers)
 			fmt.Fprintf(w, "  Running: %d\n  Paused: %d\n  Stopped: %d\n", info.ContainersRunning, info.ContainersPaused, info.ContainersStopped)

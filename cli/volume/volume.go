@@ -45,6 +45,9 @@ func newListCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if spec == "" && !quiet {
+				spec = s.Config().VolumesFormat
+			}
 			var rows []map[string]string
 			for _, v := range list.Items {
 				if quiet {
