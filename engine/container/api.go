@@ -94,6 +94,9 @@ type Networks interface {
 	// NetworkName returns the name of the network that ref, a name, an ID or a
 	// unique prefix of one, means; NotFound when there is none.
 	NetworkName(ctx context.Context, ref string) (string, error)
+	// Rename tells the network that a container has another name now. One that
+	// has no allocation is no error.
+	Rename(ctx context.Context, id, name string) error
 	// ConnectRunning and DisconnectRunning change the networks of a running
 	// container. The allocation returned replaces the former one.
 	ConnectRunning(ctx context.Context, id string, pid int, networkRef string, settings *network.EndpointSettings) (*NetworkAllocation, error)

@@ -239,6 +239,7 @@ func (f *fakeNetworks) NetworkName(_ context.Context, ref string) (string, error
 	return ref, nil
 }
 
+func (f *fakeNetworks) Rename(context.Context, string, string) error { return nil }
 func (f *fakeNetworks) ConnectRunning(_ context.Context, _ string, _ int, ref string, s *network.EndpointSettings) (*NetworkAllocation, error) {
 	return &NetworkAllocation{Networks: map[string]*network.EndpointSettings{"bridge": {}, ref: s}}, nil
 }

@@ -106,6 +106,9 @@ func (m *Manager) Rename(ctx context.Context, ref, newName string) error {
 		return err
 	}
 	m.releaseName(e.id, old.Name)
+	if err := m.Networks.Rename(context.WithoutCancel(ctx), e.id, r.name()); err != nil {
+		m.Log.Warn("container keeps its old name on its networks until it starts again", "container", e.id, "err", err)
+	}
 	m.publish(r, events.ActionRename, "oldName", old.Name)
 	return nil
 }

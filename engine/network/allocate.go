@@ -134,7 +134,7 @@ func (m *Manager) reserve(req Request) (*sandbox, error) {
 		}
 		rec.Endpoints = append(rec.Endpoints, ep)
 	}
-	sb := &sandbox{rec: rec}
+	sb := m.newSandbox(rec)
 	m.sandboxes[req.ContainerID] = sb
 	return sb, nil
 }
@@ -240,7 +240,7 @@ func boolInt(b bool) int {
 // endpointLocked reserves an endpoint of n for the sandbox.
 func (m *Manager) endpointLocked(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (*endpointRecord, error) {
 	ep := &endpointRecord{NetworkID: n.Network.ID, EndpointID: newID(), Settings: s}
-	userDefined := n.pool != nil && n.Network.Name != network.NetworkBridge
+	userDefined := n.hasNames()
 	ipam := s.IPAMConfig
 	if ipam == nil {
 		ipam = &network.EndpointIPAMConfig{}
@@ -329,16 +329,12 @@ func (m *Manager) gatewayOf(rec *sandboxRecord) *endpointRecord {
 }
 
 func (m *Manager) gatewayLocked(rec *sandboxRecord) *endpointRecord {
-	var best *endpointRecord
-	for _, ep := range rec.Endpoints {
-		if !ep.Gateway.IsValid() {
-			continue
-		}
-		if best == nil || compareGateways(m.networks[ep.NetworkID], ep.Settings, m.networks[best.NetworkID], best.Settings) < 0 {
-			best = ep
+	for _, ep := range m.byPreferenceLocked(rec.Endpoints) {
+		if ep.Gateway.IsValid() {
+			return ep
 		}
 	}
-	return best
+	return nil
 }
 
 // bindPorts binds the host ports that the sandbox's container publishes.
@@ -412,7 +408,7 @@ func (m *Manager) fill(a *Allocation, rec *sandboxRecord) {
 		if n.pool != nil {
 			s.Gateway, s.IPAddress, s.IPPrefixLen = ep.Gateway, ep.Addr.Addr(), ep.Addr.Bits()
 			s.MacAddress = slices.Clone(ep.MAC)
-			if n.Network.Name != network.NetworkBridge {
+			if n.hasNames() {
 				s.DNSNames = dnsNames(&rec.Request, s.Aliases)
 			}
 		}
@@ -476,16 +472,11 @@ func (m *Manager) files(rec *sandboxRecord) (*Allocation, error) {
 		}
 	}
 
-	r := etc.Resolver{Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions}
-	if len(r.Servers) == 0 {
-		r.Servers = m.cfg.DNS
+	if m.needsResolver(rec) {
+		a.ResolvConf, _, err = m.internalResolvConf(req)
+		return a, err
 	}
-	if len(r.Search) == 0 {
-		r.Search = m.cfg.DNSSearch
-	}
-	if len(r.Options) == 0 {
-		r.Options = m.cfg.DNSOptions
-	}
+	r := m.resolver(req)
 	path := m.cfg.ResolvConfPath
 	conf, err := readBounded(path, maxHostsBytes)
 	if err != nil {

@@ -79,6 +79,10 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 			return err
 		}
 	}
+	if err := m.startResolver(sb, ns); err != nil {
+		return err
+	}
+	undo.Add(func() error { return m.stopResolver(sb) })
 	if err := m.publish(ctx, sb); err != nil {
 		return err
 	}
@@ -196,7 +200,8 @@ func (m *Manager) Release(ctx context.Context, containerID string) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx) // half a release helps nobody
-	errs := []error{portmap.CloseAll(sb.sockets), m.unpublish(ctx, sb)}
+	// The name server first: it holds the namespace.
+	errs := []error{m.stopResolver(sb), portmap.CloseAll(sb.sockets), m.unpublish(ctx, sb)}
 	sb.sockets = nil
 	if sb.connected {
 		errs = append(errs, m.links.Disable(linksOf(sb.rec.Endpoints)...))

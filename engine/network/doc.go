@@ -26,9 +26,10 @@
 // # What differs from Docker
 //
 // Networks of driver bridge with IPv4 are supported, and the predefined networks
-// bridge, host and none. There is no embedded DNS server yet: containers on a
-// user-defined network reach each other by address and use the host's name
-// servers, as on the default bridge. The hardware address of an endpoint follows
+// bridge, host and none. Names of containers that the name server
+// knows are answered for every type of record, with an empty answer where Docker
+// would ask the host's servers; a change of the host's resolv.conf is followed at
+// once. The hardware address of an endpoint follows
 // from its IP address unless one is asked for. Bridges of user-defined networks
 // are made when the network is created and, after a restart, when a container
 // first needs them.

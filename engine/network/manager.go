@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"lighter/engine/network/bridge"
+	"lighter/engine/network/dns"
 	"lighter/engine/network/firewall"
 	"lighter/engine/network/ipam"
 	"lighter/engine/network/portmap"
@@ -36,6 +37,9 @@ type Manager struct {
 	table *firewall.Table // nil without a firewall
 
 	canFilterFrames bool // as bridge.CanFilterFrames
+
+	names       nameIndex
+	hostServers hostServers
 
 	containers keyLocks       // serialises the operations of one container
 	reaper     sync.WaitGroup // removal of links, see reap
@@ -64,6 +68,12 @@ type sandbox struct {
 	sockets   []*portmap.Socket
 	published []firewall.Port // as the firewall has them
 	connected bool            // links were made
+	resolver  *dns.Server     // nil if it needs none or was not started
+	outlook   outlook         // what the resolver sees
+}
+
+func (m *Manager) newSandbox(rec *sandboxRecord) *sandbox {
+	return &sandbox{rec: rec, outlook: outlook{index: &m.names}}
 }
 
 // Open reads the records in cfg.StateDir, creates or repairs the default bridge
@@ -491,6 +501,9 @@ func (m *Manager) Close(ctx context.Context, keep bool) error {
 	var errs []error
 	for _, sb := range sandboxes {
 		errs = append(errs, portmap.CloseAll(sb.sockets))
+		if sb.resolver != nil {
+			errs = append(errs, sb.resolver.Close())
+		}
 	}
 	if !keep && len(sandboxes) == 0 {
 		if m.table != nil {

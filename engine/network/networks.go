@@ -15,9 +15,6 @@ import (
 	"lighter/engine/network/ipam"
 )
 
-// noDNS is the warning for a network that Docker would serve names on.
-const noDNS = "there is no embedded DNS server yet: containers on this network do not find each other by name"
-
 // List returns the networks that filters select, by name, never nil. The filters
 // are Docker's: dangling, driver, id, label, name, scope, type.
 //
@@ -74,6 +71,10 @@ func (m *Manager) inspectLocked(n *netw) network.Inspect {
 	return in
 }
 
+// isDefaultBridge reports whether n is the network that containers join who name
+// none.
+func (n *netw) isDefaultBridge() bool { return n.Network.Name == network.NetworkBridge }
+
 func cloneMap(in map[string]string) map[string]string {
 	out := make(map[string]string, len(in))
 	for k, v := range in {
@@ -120,7 +121,7 @@ func (m *Manager) Create(ctx context.Context, req network.CreateRequest) (networ
 		return network.CreateResponse{}, fmt.Errorf("create network %s: %w", req.Name, joinErr(err, m.undefine(ctx, n)))
 	}
 	m.announce(events.ActionCreate, n)
-	return network.CreateResponse{ID: n.Network.ID, Warning: noDNS}, nil
+	return network.CreateResponse{ID: n.Network.ID}, nil
 }
 
 // joinErr adds the failure to clean up to a cause, keeping the cause's class.

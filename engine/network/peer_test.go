@@ -158,6 +158,8 @@ func (p *peer) do(format string, args ...any) string {
 //	ask NETWORK ADDR:PORT        print the answer of such a server
 //	tell ADDR:PORT FROM          send a datagram from the address FROM
 //	loopback-via LINK GATEWAY    send what is for loopback addresses elsewhere, from LINK's address
+//	lookup NAME TYPE [SERVER]    ask a name server, 127.0.0.11 unless said, print what it answers
+//	lookup-tcp NAME TYPE [SERVER]
 //	links                        print names, hardware and IP addresses, and the default gateway
 func peerMain() {
 	if err := loopbackUp(); err != nil {
@@ -216,6 +218,10 @@ func obey(f []string) (string, error) {
 		return "", err
 	case "loopback-via":
 		return "", loopbackVia(f[1], f[2])
+	case "lookup":
+		return lookup("udp", f[1:])
+	case "lookup-tcp":
+		return lookup("tcp", f[1:])
 	case "links":
 		return describeLinks()
 	}

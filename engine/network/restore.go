@@ -30,7 +30,9 @@ func (m *Manager) loadSandboxes() error {
 			m.reap(m.store.sandboxPath(r.SandboxID), linksOf(r.Endpoints))
 			continue
 		}
-		m.sandboxes[id] = &sandbox{rec: r, connected: true}
+		sb := m.newSandbox(r)
+		sb.connected = true
+		m.sandboxes[id] = sb
 	}
 	return nil
 }
@@ -106,7 +108,7 @@ func (m *Manager) restore(ctx context.Context, id string, pid int) error {
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, m.bindAgain(ctx, sb), m.publish(ctx, sb))
+	errs = append(errs, m.startResolver(sb, ns), m.bindAgain(ctx, sb), m.publish(ctx, sb))
 	if key := m.sandboxKey(sb.rec); key != "" {
 		if _, err := os.Lstat(key); err != nil {
 			errs = append(errs, linkNamespace(key, pid))

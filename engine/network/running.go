@@ -35,6 +35,8 @@ func (m *Manager) ConnectRunning(ctx context.Context, containerID string, pid in
 	}
 	undo := func(err error) error {
 		m.setRecord(sb, before)
+		m.withdrawNames(ep)
+		m.announceNames(sb)
 		err = errors.Join(err, m.store.putSandbox(before), m.links.Detach(ep.Link))
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -46,6 +48,9 @@ func (m *Manager) ConnectRunning(ctx context.Context, containerID string, pid in
 	}
 	gateway := m.gatewayOf(sb.rec) == ep
 	if err := m.attach(ns, sb, ep, gateway); err != nil {
+		return nil, undo(err)
+	}
+	if err := m.startResolver(sb, ns); err != nil {
 		return nil, undo(err)
 	}
 	if err := m.publish(ctx, sb); err != nil {
@@ -99,6 +104,8 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 	sb.rec = &rec
 	m.freeEndpointLocked(ep)
 	m.mu.Unlock()
+	m.withdrawNames(ep)
+	m.announceNames(sb)
 	m.announceEndpoints(events.ActionDisconnect, containerID, ep)
 	errs := []error{m.store.putSandbox(&rec)}
 	if gw := m.gatewayOf(&rec); gw != nil {

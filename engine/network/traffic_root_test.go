@@ -383,14 +383,14 @@ func TestModes(t *testing.T) {
 	if !bytes.Equal(host.Hosts, hosts) || !bytes.Contains(host.ResolvConf, []byte("127.0.0.53")) || len(host.Warnings) != 1 || len(host.Ports) != 0 {
 		t.Errorf("host mode = %+v", host)
 	}
-	if err := w.m.Connect(context.Background(), fmt.Sprintf("%064x", w.n), os.Getpid()); err != nil {
+	if err := w.m.Connect(context.Background(), fmt.Sprintf("%012x%052x", w.n, 0), os.Getpid()); err != nil {
 		t.Error(err)
 	}
 	astray, err := w.m.Allocate(context.Background(), w.request("astray", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.m.Connect(context.Background(), fmt.Sprintf("%064x", w.n), os.Getpid()); !errdefs.IsFailedPrecondition(err) {
+	if err := w.m.Connect(context.Background(), fmt.Sprintf("%012x%052x", w.n, 0), os.Getpid()); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("connect a process in the host's namespace (%v): %v, want FailedPrecondition", astray.Endpoints, err)
 	}
 	in, _ := w.m.Inspect(context.Background(), "host")

@@ -104,7 +104,7 @@ func (b *box) ip() string {
 
 func (w *world) request(name string, change func(*Request)) Request {
 	w.n++
-	req := Request{ContainerID: fmt.Sprintf("%064x", w.n), Name: name, Hostname: name}
+	req := Request{ContainerID: fmt.Sprintf("%012x%052x", w.n, 0), Name: name, Hostname: name}
 	if change != nil {
 		change(&req)
 	}

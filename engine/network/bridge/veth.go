@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/cleanup"
+	"lighter/internal/linux/netns"
 )
 
 // Endpoint is one container's connection to one bridge.
@@ -254,46 +254,22 @@ func (s *socket) index(name string) (int, error) {
 }
 
 // socketIn opens a socket in the network namespace ns and runs f, unless it is
-// nil, there, on the same locked thread. The socket may be used from everywhere.
-func socketIn(ns *os.File, f func() error) (*socket, error) {
-	type result struct {
-		s   *socket
-		err error
+// nil, there. The socket may be used from everywhere.
+func socketIn(ns *os.File, f func() error) (s *socket, err error) {
+	err = netns.Do(ns, func() (err error) {
+		if s, err = openSocket(); err != nil || f == nil {
+			return err
+		}
+		if err := f(); err != nil {
+			s.Close()
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan result, 1)
-	go func() {
-		// The thread returns to its namespace before the goroutine ends. Should
-		// that fail it stays locked, and the Go runtime ends it: no other
-		// goroutine ever runs in a container's network.
-		runtime.LockOSThread()
-		var r result
-		own, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- result{err: err}
-			return
-		}
-		defer own.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- result{err: os.NewSyscallError("setns", err)}
-			return
-		}
-		if r.s, r.err = openSocket(); r.err == nil && f != nil {
-			if r.err = f(); r.err != nil {
-				r.s.Close()
-			}
-		}
-		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- r
-	}()
-	r := <-done
-	if r.err != nil {
-		return nil, fmt.Errorf("enter network namespace: %w", r.err)
-	}
-	return r.s, nil
+	return s, nil
 }
 
 func hasIPv6(addrs []netip.Prefix) bool {
