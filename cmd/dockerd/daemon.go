@@ -148,6 +148,7 @@ func engineConfig(cfg *config, address string) engine.Config {
 			DefaultShmBytes:    int64(cfg.ShmSize),
 			InitPath:           initPath,
 			Init:               cfg.Init,
+			LegacyLinkEnv:      os.Getenv("DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS") == "1",
 		},
 		Network:  net,
 		Registry: image.RegistryConfig{Insecure: cfg.InsecureRegistry, UserAgent: "docker/" + version.Version + " (" + version.Product + ")"},

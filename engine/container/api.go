@@ -54,8 +54,11 @@ type Config struct {
 	// "unconfined"; "" means the built-in one.
 	SeccompProfile  string
 	NoNewPrivileges bool
-	// Hosts, environment and labels of the daemon that reach containers.
-	DefaultEnv []string // for example proxy settings
+	// DefaultEnv is the environment that every container has, for example proxy
+	// settings.
+	DefaultEnv []string
+	// LegacyLinkEnv gives linked containers the variables that Docker once set.
+	LegacyLinkEnv bool
 }
 
 // Images finds images. Package engine/image implements it behind an adapter.
@@ -160,7 +163,7 @@ type StopOptions struct {
 type RemoveOptions struct {
 	Force   bool // kill it first when it runs
 	Volumes bool // remove its anonymous volumes
-	Link    bool // remove a link, not a container (refused: links are not supported)
+	Link    bool // remove the link named parent/alias, not a container
 }
 
 // WaitResult is how a container ended, see Manager.Wait.

@@ -174,6 +174,9 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	}
 	r.LogDriver = h.LogConfig.Type
 	r.Endpoints = endpoints(r, networking)
+	if err := m.resolveLinks(r); err != nil {
+		return nil, err
+	}
 	return warnings, nil
 }
 
@@ -391,6 +394,9 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 		return err
 	}
 
+	if err := m.acquireImages(ctx, r, undo); err != nil {
+		return err
+	}
 	sn, err := m.snapshotter(r)
 	if err != nil {
 		return err
@@ -416,7 +422,7 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 	}
 	defer root.Close()
 	for _, p := range r.Mounts {
-		if !p.CopyUp {
+		if !p.CopyUp || p.subpath() != "" { // Docker: a part of a volume is used as it is
 			continue
 		}
 		if _, err := root.CopyUp(p.Destination, p.Source); err != nil {

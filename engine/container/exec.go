@@ -331,7 +331,7 @@ func (m *Manager) execProcess(r *record, x *exec) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := m.process(r, user, sec)
+	p, err := m.process(r, specInput{user: user}, sec)
 	if err != nil {
 		return nil, err
 	}

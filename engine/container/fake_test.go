@@ -95,6 +95,7 @@ func (w *world) open() *Manager {
 	m.kernel = ableKernel
 	m.view = w.show
 	m.open = w.show
+	m.compose = func(mounts []mount.Mount, _ []rootfs.Attachment, _ bool) (*rootfs.Root, error) { return w.show(mounts) }
 	// The fake's processes are this one, which is in no container's control group.
 	m.ofProcess = func(int, string) (*rootfs.Root, error) { return rootfs.Dir("/") }
 	if err := m.load(context.Background()); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
 	"lighter/engine/container/rootfs"
@@ -62,8 +63,8 @@ func (m *Manager) CommitSource(ctx context.Context, ref string, pause bool) (src
 	}, release, nil
 }
 
-// root opens the file system of a container: that of its process while it runs,
-// with all that is mounted in it, else its snapshot.
+// root opens the file system of a container with all that is mounted in it: that
+// of its process while it runs, else its snapshot with its volumes and binds.
 func (m *Manager) root(ctx context.Context, r *record, writable bool) (*rootfs.Root, error) {
 	if r.State.hasTask() {
 		return m.ofProcess(r.Pid, r.ID)
@@ -76,10 +77,44 @@ func (m *Manager) root(ctx context.Context, r *record, writable bool) (*rootfs.R
 	if err != nil {
 		return nil, fmt.Errorf("find the file system of container %s: %w", r.ID, err)
 	}
-	if writable {
+	attachments, err := m.attachments(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(attachments) > 0:
+		return m.compose(mounts, attachments, writable)
+	case writable:
 		return m.open(mounts)
 	}
 	return m.view(mounts)
+}
+
+// attachments returns what a run of the container would find mounted and has
+// files that outlive it.
+func (m *Manager) attachments(ctx context.Context, r *record) ([]rootfs.Attachment, error) {
+	var all []rootfs.Attachment
+	for i, p := range r.Mounts {
+		a := rootfs.Attachment{Source: p.Source, Subpath: p.subpath(), Target: p.Destination, ReadOnly: !p.RW}
+		switch p.Type {
+		case mount.TypeVolume, mount.TypeBind:
+		case mount.TypeImage:
+			layers, err := m.imageLayers(ctx, r, i)
+			if err != nil {
+				return nil, err
+			}
+			a.Source, a.Layers = "", layers
+		default:
+			continue
+		}
+		all = append(all, a)
+	}
+	for _, f := range m.ownFiles(r, r.ID) {
+		if !slices.ContainsFunc(r.Mounts, func(p mountPoint) bool { return p.Destination == f.Destination }) {
+			all = append(all, rootfs.Attachment{Source: f.Source, Target: f.Destination})
+		}
+	}
+	return all, nil
 }
 
 // Changes returns what differs between the container and its image, by path.
@@ -206,8 +241,10 @@ func fileError(err error, ref, name string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return notFound("Could not find the file %s in container %s", name, ref)
 	}
-	if errors.Is(err, syscall.ENOTDIR) {
-		return invalid("not a directory: %s", name)
+	for _, errno := range []syscall.Errno{syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL} {
+		if errors.Is(err, errno) {
+			return invalid("%s: %s", errno, name)
+		}
 	}
 	return err
 }
@@ -281,7 +318,7 @@ func (m *Manager) ArchivePut(ctx context.Context, ref, name string, tar io.Reade
 	defer root.Close()
 	dir, err := root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return fileError(errors.Unwrap(err), ref, name)
+		return fileError(err, ref, name)
 	}
 	defer dir.Close()
 	opts := tarball.Options{KeepKinds: keepKinds}
@@ -302,7 +339,11 @@ func (m *Manager) ArchivePut(ctx context.Context, ref, name string, tar io.Reade
 		}
 	}
 	if _, err := tarball.Extract(ctx, dir, tar, opts); err != nil {
-		return fmt.Errorf("extract into %s of container %s: %w", name, r.ID, err)
+		err = fmt.Errorf("extract into %s of container %s: %w", name, r.ID, err)
+		if errors.Is(err, syscall.EROFS) {
+			return permissionDenied("mounted volume is marked read-only: " + err.Error())
+		}
+		return err
 	}
 	m.publish(r, events.ActionExtractToDir)
 	return nil

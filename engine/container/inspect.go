@@ -35,6 +35,9 @@ func (m *Manager) Inspect(ctx context.Context, ref string, size bool) (api.Inspe
 	if host.ReadonlyPaths == nil {
 		host.ReadonlyPaths = readonlyPaths(r)
 	}
+	if len(r.Links) > 0 {
+		host.Links = m.apiLinks(r)
+	}
 	resp := api.InspectResponse{
 		ID:              r.ID,
 		Created:         r.Created.Format(time.RFC3339Nano),

@@ -23,8 +23,10 @@ func (m *Manager) List(ctx context.Context, opts ListOptions) ([]api.Summary, er
 		return nil, err
 	}
 	list := []api.Summary{}
+	entries := m.entries()
+	aliases := linkAliases(entries)
 	now := time.Now()
-	for _, e := range m.entries() {
+	for _, e := range entries {
 		r := e.rec.Load()
 		if q.before != "" {
 			if r.ID == q.before {
@@ -42,6 +44,7 @@ func (m *Manager) List(ctx context.Context, opts ListOptions) ([]api.Summary, er
 			break
 		}
 		s := r.summary(now)
+		s.Names = append(s.Names, aliases[r.ID]...)
 		if opts.Size {
 			if s.SizeRw, s.SizeRootFs, err = m.sizes(m.in(ctx), r); err != nil {
 				if m.unknown(e) {

@@ -39,9 +39,11 @@ type Manager struct {
 	users    userCache
 	kernel   kernel
 
-	// view and open show a snapshot, ofProcess the root of a container's process:
-	// rootfs.View, rootfs.Open and rootfs.OfProcess but in tests.
+	// view and open show a snapshot, compose one with what is mounted into it,
+	// ofProcess the root of a container's process: rootfs.View, rootfs.Open,
+	// rootfs.Compose and rootfs.OfProcess but in tests.
 	view, open func([]mount.Mount) (*rootfs.Root, error)
+	compose    func([]mount.Mount, []rootfs.Attachment, bool) (*rootfs.Root, error)
 	ofProcess  func(pid int, id string) (*rootfs.Root, error)
 
 	// life is the Manager's own context, in its containerd namespace; it ends

@@ -21,14 +21,10 @@ func checkMount(m *mount.Mount, exists bool) error {
 	if err := mountError(m, exists); err != nil {
 		return invalid("invalid mount config for type %q: %s", m.Type, err)
 	}
-	if o := m.VolumeOptions; o != nil && o.Subpath != "" {
-		return notImplemented("volume-subpath is not supported")
-	}
-	if m.Type == mount.TypeImage {
-		return notImplemented("mounts of type image are not supported")
-	}
 	return nil
 }
+
+var errSubpath = errors.New("subpath must be a relative path within the volume")
 
 func mountError(m *mount.Mount, exists bool) error {
 	for _, o := range []struct {
@@ -61,8 +57,11 @@ func mountError(m *mount.Mount, exists bool) error {
 				return errors.New("must not set Subpath when using anonymous volumes")
 			}
 			if !filepath.IsLocal(o.Subpath) {
-				return errors.New("subpath must be a relative path within the volume")
+				return errSubpath
 			}
+		}
+		if m.ReadOnly && m.Source == "" {
+			return errors.New("must not set ReadOnly mode when using anonymous volumes")
 		}
 	case mount.TypeTmpfs:
 		if m.Source != "" {
@@ -74,7 +73,10 @@ func mountError(m *mount.Mount, exists bool) error {
 		if m.Source == "" {
 			return errors.New("field Source must not be empty")
 		}
-	default:
+		if o := m.ImageOptions; o != nil && o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
+			return errSubpath
+		}
+	default: // a cluster's volumes too: they are for services
 		return errors.New("mount type unknown")
 	}
 	return nil
@@ -204,6 +206,8 @@ func newMountPoint(m mount.Mount) mountPoint {
 	case mount.TypeVolume:
 		p.Name = m.Source
 		p.CopyUp = m.VolumeOptions == nil || !m.VolumeOptions.NoCopy
+	case mount.TypeImage:
+		p.Name, p.RW = m.Source, false
 	case mount.TypeBind:
 		p.Source = path.Clean(m.Source)
 		p.Propagation = mount.PropagationRPrivate

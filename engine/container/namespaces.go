@@ -74,12 +74,20 @@ func bind(source, dest string) specs.Mount {
 }
 
 // shmDir is where the shared memory of a container with shareable IPC is
-// mounted. It is the one thing mounted on the host: other containers join it.
+// mounted. It is mounted on the host: other containers join it.
 func (m *Manager) shmDir(id string) string { return filepath.Join(m.runDir(id), "shm") }
 
 // removeRunDir removes the container's directory on tmpfs.
 func (m *Manager) removeRunDir(id string) error {
-	return errors.Join(rootfs.UnmountShm(m.shmDir(id)), os.RemoveAll(m.runDir(id)))
+	mounted, err := filepath.Glob(filepath.Join(m.runDir(id), "image-*"))
+	errs := []error{err, rootfs.Unmount(m.shmDir(id))}
+	for _, dir := range mounted {
+		errs = append(errs, rootfs.Unmount(dir))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // what is mounted must not be removed
+	}
+	return os.RemoveAll(m.runDir(id))
 }
 
 // runningPeer returns the container that r wants to share a namespace with.

@@ -37,6 +37,7 @@ type record struct {
 	// it has while it runs.
 	Endpoints map[string]*network.EndpointSettings `json:"endpoints,omitempty"`
 	Network   *NetworkAllocation                   `json:"network,omitempty"`
+	Links     []link                               `json:"links,omitempty"`
 
 	State     State  `json:"state"`
 	Pid       int    `json:"pid,omitempty"`
@@ -55,7 +56,8 @@ type record struct {
 // mountPoint is a volume, bind or tmpfs of a container.
 type mountPoint struct {
 	Type        mount.Type        `json:"type"`
-	Name        string            `json:"name,omitempty"` // of a volume
+	Name        string            `json:"name,omitempty"`  // of a volume; of an image as asked for
+	Image       string            `json:"image,omitempty"` // ID of the image that is mounted
 	Source      string            `json:"source,omitempty"`
 	Destination string            `json:"destination"`
 	Mode        string            `json:"mode,omitempty"`

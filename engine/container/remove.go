@@ -21,7 +21,7 @@ import (
 // error leaves a container that Open, or another Remove, finishes.
 func (m *Manager) Remove(ctx context.Context, ref string, opts RemoveOptions) error {
 	if opts.Link {
-		return notImplemented("links are not supported")
+		return m.removeLink(ref)
 	}
 	e, err := m.lookup(ref)
 	if err != nil {
@@ -99,6 +99,7 @@ func (m *Manager) erase(ctx context.Context, r *record, volumes bool) error {
 	} else {
 		note("remove file system", sn.Remove(ctx, r.ID))
 	}
+	note("remove mounted images", m.releaseImages(ctx, r))
 	note("remove runtime directory", m.removeRunDir(r.ID))
 	if len(errs) > 0 {
 		return errors.Join(errs...) // keep the rest for another try

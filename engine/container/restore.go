@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ func Open(ctx context.Context, deps Deps, cfg Config) (*Manager, error) {
 		Deps: deps, cfg: cfg,
 		byID: make(map[string]*entry), names: make(map[string]string), execs: make(map[string]*exec),
 		kernel: probeKernel("/"),
-		view:   rootfs.View, open: rootfs.Open, ofProcess: rootfs.OfProcess,
+		view:   rootfs.View, open: rootfs.Open, compose: rootfs.Compose, ofProcess: rootfs.OfProcess,
 	}
 	if err := m.load(ctx); err != nil {
 		return nil, fmt.Errorf("open containers: %w", err)
@@ -299,7 +300,9 @@ func (m *Manager) sweep(began time.Time) {
 func (m *Manager) sweepSnapshots(sn snapshots.Snapshotter, began time.Time) {
 	var orphans []string
 	err := sn.Walk(m.life, func(_ context.Context, info snapshots.Info) error {
-		if id := info.Labels[labelContainer]; id != "" && id == info.Name && !m.known(id) && info.Created.Before(began) {
+		id := info.Labels[labelContainer]
+		own := id != "" && (info.Name == id || strings.HasPrefix(info.Name, id+imageKeyInfix))
+		if own && !m.known(id) && info.Created.Before(began) {
 			orphans = append(orphans, info.Name)
 		}
 		return nil

@@ -36,6 +36,9 @@ type specInput struct {
 	files      []specs.Mount // hosts, hostname, resolv.conf, shared memory
 	cgroupV2   bool
 	devices    devices
+	env        []string // of links
+	// sources are the mounts, by destination, that openSources made.
+	sources map[string]specs.Mount
 }
 
 // spec returns the OCI runtime configuration of r.
@@ -45,7 +48,7 @@ func (m *Manager) spec(r *record, in specInput) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	process, err := m.process(r, in.user, sec)
+	process, err := m.process(r, in, sec)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +114,7 @@ func (m *Manager) wantsInit(r *record) bool {
 }
 
 // process returns the init process.
-func (m *Manager) process(r *record, u specs.User, sec security) (*specs.Process, error) {
+func (m *Manager) process(r *record, in specInput, sec security) (*specs.Process, error) {
 	h := r.HostConfig
 	caps, err := capabilities(h.CapAdd, h.CapDrop, h.Privileged)
 	if err != nil {
@@ -121,6 +124,7 @@ func (m *Manager) process(r *record, u specs.User, sec security) (*specs.Process
 	if cwd == "" {
 		cwd = "/"
 	}
+	u := in.user
 	if h.Umask != nil {
 		u.Umask = h.Umask
 	}
@@ -129,7 +133,7 @@ func (m *Manager) process(r *record, u specs.User, sec security) (*specs.Process
 		Terminal:        r.Config.Tty,
 		User:            u,
 		Args:            append([]string{r.Path}, r.Args...),
-		Env:             m.environment(r, r.Config.Tty),
+		Env:             m.environment(r, r.Config.Tty, in.env...),
 		Cwd:             cwd,
 		Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		Rlimits:         m.rlimits(r),
@@ -145,14 +149,15 @@ func (m *Manager) process(r *record, u specs.User, sec security) (*specs.Process
 	return p, nil
 }
 
-// environment returns the variables of a process: the engine's, overridden by the
-// container's.
-func (m *Manager) environment(r *record, tty bool) []string {
+// environment returns the variables of a process: the engine's and extra,
+// overridden by the container's.
+func (m *Manager) environment(r *record, tty bool, extra ...string) []string {
 	env := []string{"PATH=" + defaultPath, "HOSTNAME=" + r.Config.Hostname}
 	if tty {
 		env = append(env, "TERM=xterm")
 	}
 	env = mergeEnv(env, m.cfg.DefaultEnv)
+	env = mergeEnv(env, extra)
 	return mergeEnv(env, r.Config.Env)
 }
 
@@ -311,7 +316,7 @@ func baseMounts(r *record) []specs.Mount {
 // mounts sets the mounts of s: the kernel's, the engine's files, tmpfs, and the
 // container's own, each over what a former one put there.
 func (m *Manager) mounts(s *specs.Spec, r *record, in specInput, sec security) error {
-	own, err := ownMounts(s, r)
+	own, err := ownMounts(s, r, in.sources)
 	if err != nil {
 		return err
 	}
@@ -347,14 +352,18 @@ func (m *Manager) mounts(s *specs.Spec, r *record, in specInput, sec security) e
 	return nil
 }
 
-// ownMounts returns the volumes, binds and tmpfs of r.
-func ownMounts(s *specs.Spec, r *record) ([]specs.Mount, error) {
+// ownMounts returns the volumes, binds, images and tmpfs of r.
+func ownMounts(s *specs.Spec, r *record, sources map[string]specs.Mount) ([]specs.Mount, error) {
 	var all []specs.Mount
 	for dest, data := range r.HostConfig.Tmpfs {
 		all = append(all, tmpfs(path.Clean(dest), strings.FieldsFunc(data, func(c rune) bool { return c == ',' })))
 	}
 	slices.SortFunc(all, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
 	for _, p := range r.Mounts {
+		if made, ok := sources[p.Destination]; ok {
+			all = append(all, made)
+			continue
+		}
 		switch p.Type {
 		case mounttypes.TypeTmpfs:
 			opts, err := tmpfsOptions(p.Spec)

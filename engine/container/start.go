@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -112,6 +113,7 @@ func (m *Manager) startHeld(ctx context.Context, e *entry, byUser bool) (changed
 	}
 	e.mu.Unlock()
 	m.publish(r, events.ActionStart)
+	m.refreshLinks(r)
 	m.watch(e)
 	m.startHealth(e)
 	if !r.HostConfig.AutoRemove { // whose record means nothing after a power cut
@@ -188,9 +190,19 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 	if in.user, err = m.settleUser(r, layers); err != nil {
 		return run, err
 	}
-	if run.network, err = m.allocateNetwork(ctx, r); err != nil {
+	sources, err := m.openSources(ctx, r, &in)
+	if err != nil {
 		return run, err
 	}
+	defer closeAll(sources)
+	linked, err := m.linkedHosts(r)
+	if err != nil {
+		return run, err
+	}
+	if run.network, err = m.allocateNetwork(ctx, r, linked); err != nil {
+		return run, err
+	}
+	in.env = m.linkEnvironment(r)
 	if run.network != nil {
 		onFailure(func(ctx context.Context) error { return m.Networks.Release(ctx, r.ID) })
 	}
@@ -286,8 +298,8 @@ func (m *Manager) ownFiles(r *record, owner string) []specs.Mount {
 }
 
 // allocateNetwork asks for the container's addresses and writes the files that
-// tell of them. It returns nil for a container without a network of its own.
-func (m *Manager) allocateNetwork(ctx context.Context, r *record) (*NetworkAllocation, error) {
+// tell of them and of the linked containers. It returns nil for a container without a network of its own.
+func (m *Manager) allocateNetwork(ctx context.Context, r *record, linked []string) (*NetworkAllocation, error) {
 	if !r.hasNetwork() {
 		return nil, nil
 	}
@@ -296,7 +308,8 @@ func (m *Manager) allocateNetwork(ctx context.Context, r *record) (*NetworkAlloc
 		ID: r.ID, Name: r.name(), Hostname: r.Config.Hostname, Domainname: r.Config.Domainname,
 		Mode: h.NetworkMode, Endpoints: r.Endpoints,
 		ExposedPorts: r.Config.ExposedPorts, PortBindings: h.PortBindings, PublishAll: h.PublishAllPorts,
-		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,
+		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions,
+		ExtraHosts: slices.Concat(h.ExtraHosts, linked),
 	})
 	if err != nil {
 		return nil, networkError(err)

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -121,17 +122,19 @@ func (m *Manager) writeNetworkFilesInPlace(id string, a *NetworkAllocation) erro
 		if data == nil {
 			continue
 		}
-		f, err := os.OpenFile(filepath.Join(m.dir(id), name), os.O_WRONLY|os.O_TRUNC, 0)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(data)
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
-		if err != nil {
+		if err := overwrite(filepath.Join(m.dir(id), name), data); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// overwrite replaces the content of a file and keeps the file.
+func overwrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }

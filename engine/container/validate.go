@@ -185,8 +185,6 @@ func checkModes(c *api.Config, h *api.HostConfig) error {
 // is silently ignored.
 func checkUnsupported(h *api.HostConfig) error {
 	switch {
-	case len(h.Links) > 0:
-		return notImplemented("links are not supported: connect the containers to a user-defined network")
 	case h.Cgroup != "":
 		return notImplemented("joining the cgroup of another container is not supported")
 	case len(h.DeviceRequests) > 0:

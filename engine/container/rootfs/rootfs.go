@@ -19,7 +19,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -31,7 +30,10 @@ import (
 
 // Root is the root directory of a container. The owner closes it, which for a
 // detached mount also unmounts it.
-type Root struct{ dir *os.File }
+type Root struct {
+	dir *os.File
+	ns  *os.File // the mount namespace that keeps what is mounted on dir; nil without
+}
 
 // Open shows mounts, the answer of a snapshotter, writable. The container must
 // not run: two overlays on one upper directory corrupt each other.
@@ -82,7 +84,7 @@ func OfProcess(pid int, id string) (*Root, error) {
 		root.Close()
 		return nil, err
 	}
-	return &Root{root}, nil
+	return &Root{dir: root}, nil
 }
 
 func openFrom(dir *os.File, name string, flags int) (*os.File, error) {
@@ -111,11 +113,19 @@ func Dir(name string) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Root{dir}, nil
+	return &Root{dir: dir}, nil
 }
 
 // Close releases the root.
-func (r *Root) Close() error { return r.dir.Close() }
+func (r *Root) Close() error {
+	var errs []error
+	for _, f := range []*os.File{r.dir, r.ns} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // Layers are the directories of a snapshot, for comparing them. Upper is "" for
 // a snapshot that is not writable.
@@ -225,7 +235,7 @@ func (l layers) attach() (*Root, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("show snapshot: %w", os.NewSyscallError("mount_setattr", err))
 	}
-	return &Root{os.NewFile(uintptr(fd), "rootfs")}, nil
+	return &Root{dir: os.NewFile(uintptr(fd), "rootfs")}, nil
 }
 
 // clone returns a detached copy of the mount at dir, rooted there.
@@ -397,9 +407,7 @@ func (r *Root) MkdirAll(name string, perm uint32) (existed bool, err error) {
 
 // Mounted reports whether dir is a mount point.
 func Mounted(dir string) bool {
-	var here, above unix.Stat_t
-	if unix.Lstat(dir, &here) != nil || unix.Lstat(filepath.Dir(dir), &above) != nil {
-		return false
-	}
-	return here.Dev != above.Dev
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	return err == nil && st.Attributes_mask&st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 // Linux 5.8
 }

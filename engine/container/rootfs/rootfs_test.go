@@ -162,7 +162,7 @@ func TestOverlayIsShownDetached(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return &Root{os.NewFile(uintptr(fd), "root")}, nil
+			return &Root{dir: os.NewFile(uintptr(fd), "root")}, nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,7 +236,7 @@ func TestShm(t *testing.T) {
 		t.Errorf("second MountShm() = %v", err)
 	}
 	for range 2 {
-		if err := UnmountShm(dir); err != nil {
+		if err := Unmount(dir); err != nil {
 			t.Error(err)
 		}
 	}
