@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"lighter/containerd"
 )
@@ -69,7 +70,11 @@ func (w *contentWriter) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return w.w.Write(p)
+	n, err := w.w.Write(p)
+	if errors.Is(err, unix.ENOSPC) {
+		w.db.collectSoon() // at once, for the disk is full; the caller may try again
+	}
+	return n, err
 }
 
 func (w *contentWriter) Truncate(size int64) error {

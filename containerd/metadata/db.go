@@ -131,6 +131,7 @@ func (db *DB) start(ctx context.Context, cfg Config) error {
 	if delay == 0 {
 		delay = gcDelay
 	}
+	db.gc.full = diskFull(filepath.Dir(cfg.Path))
 	db.gc.start(db, delay)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"lighter/containerd/snapshot"
 )
@@ -23,6 +24,7 @@ import (
 type collector struct {
 	db    *DB
 	delay time.Duration
+	full  func() bool   // the disk is
 	kick  chan struct{} // capacity 1: a collection is wanted soon, once is enough
 	end   context.CancelFunc
 	done  chan struct{} // closed when the goroutine has ended
@@ -96,10 +98,7 @@ func (c *collector) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.kick:
-			at := time.Now().Add(c.delay)
-			if at.Before(idleUntil) {
-				at = idleUntil
-			}
+			at := c.begin(time.Now(), idleUntil)
 			if due.IsZero() || at.Before(due) {
 				due = at
 				timer.Reset(time.Until(at))
@@ -116,6 +115,37 @@ func (c *collector) run(ctx context.Context) {
 				timer.Reset(max(time.Until(due), time.Until(idleUntil)))
 			}
 		}
+	}
+}
+
+// begin returns when a collection that is asked for now begins: after the delay,
+// and not before the rest after the last one is over, unless the disk is full. Then
+// nothing matters more than space.
+func (c *collector) begin(now, idleUntil time.Time) time.Time {
+	if c.full() {
+		return now
+	}
+	if at := now.Add(c.delay); at.After(idleUntil) {
+		return at
+	}
+	return idleUntil
+}
+
+// A disk with less than this free, in bytes or as a part of its size, whichever is
+// less, is full: what failed for want of space has given back some of it.
+const (
+	fullBytes = 256 << 20
+	fullPart  = 50
+)
+
+// diskFull returns a function that tells whether the file system of dir is full.
+func diskFull(dir string) func() bool {
+	return func() bool {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil || st.Bsize <= 0 {
+			return false // others will say what is wrong with it
+		}
+		return st.Bavail < min(fullBytes/uint64(st.Bsize), st.Blocks/fullPart)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -294,7 +295,9 @@ func TestImportCommitSave(t *testing.T) {
 	}
 	ctx := e.ctx(t)
 	sn := e.storage.Snapshotters[base.Snapshotter]
-	if _, err := sn.Prepare(ctx, "container", base.ChainID.String()); err != nil {
+	// A container's record would keep it.
+	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "1"})
+	if _, err := sn.Prepare(ctx, "container", base.ChainID.String(), root); err != nil {
 		t.Fatal(err)
 	}
 	// Without a change there is no layer.
