@@ -87,6 +87,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	undo.Add(func() error { return e.containers.Close(context.WithoutCancel(ctx)) })
+	cfg.System.CDIDevices = e.containers.CDIDevices
 	e.system, err = system.New(cfg.System, e.counts, e.meters())
 	if err != nil {
 		return nil, err

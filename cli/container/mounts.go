@@ -119,6 +119,8 @@ func parseMount(spec string) (mount.Mount, error) {
 			m.Consistency = mount.Consistency(strings.ToLower(value))
 		case "bind-propagation":
 			bind().Propagation = mount.Propagation(strings.ToLower(value))
+		case "bind-nonrecursive": // the older form of bind-recursive=disabled
+			bind().NonRecursive, err = yes()
 		case "bind-recursive":
 			switch value {
 			case "enabled":
@@ -171,9 +173,16 @@ func parseMount(spec string) (mount.Mount, error) {
 			return m, err
 		}
 	}
+	forced := m.BindOptions != nil && m.BindOptions.ReadOnlyForceRecursive
 	switch {
 	case m.Target == "":
 		return m, fmt.Errorf("target is required")
+	case forced && !m.ReadOnly:
+		return m, fmt.Errorf("option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+	case forced && m.BindOptions.Propagation != mount.PropagationRPrivate:
+		return m, fmt.Errorf("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+	case m.BindOptions != nil && m.BindOptions.ReadOnlyNonRecursive && !m.ReadOnly:
+		return m, fmt.Errorf("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
 	case m.BindOptions != nil && m.Type != mount.TypeBind:
 		return m, fmt.Errorf("cannot mix 'bind-*' options with mount type '%s'", m.Type)
 	case m.VolumeOptions != nil && m.Type != mount.TypeVolume:

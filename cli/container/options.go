@@ -52,6 +52,7 @@ type createOptions struct {
 	ipc, pid, uts, userns, cgroupns string
 	pidsLimit                       int64
 	oomKillDisable                  bool
+	more                            moreOptions
 	config                          container.Config
 	host                            container.HostConfig
 }
@@ -86,8 +87,6 @@ func (o *createOptions) register(fs *pflag.FlagSet) {
 	fs.StringVarP(&o.user, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
 	fs.StringArrayVar(&h.GroupAdd, "group-add", nil, "Add additional groups to join")
 	fs.StringArrayVar(&o.network, "network", nil, "Connect a container to a network")
-	fs.StringArrayVar(&o.network, "net", nil, "Connect a container to a network")
-	fs.MarkHidden("net")
 	fs.StringArrayVar(&o.networkAlias, "network-alias", nil, "Add network-scoped alias for the container")
 	fs.StringVar(&o.ip, "ip", "", "IPv4 address (e.g., 172.30.100.104)")
 	fs.StringVar(&o.ip6, "ip6", "", "IPv6 address (e.g., 2001:db8::33)")
@@ -140,6 +139,7 @@ func (o *createOptions) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.storageOpts, "storage-opt", nil, "Storage driver options for the container")
 	fs.StringArrayVar(&o.annotations, "annotation", nil, "Add an annotation to the container (passed through to the OCI runtime)")
 	fs.BoolVar(&o.noHealthcheck, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
+	o.more.register(fs, o)
 	fs.StringVar(&o.healthCmd, "health-cmd", "", "Command to run to check health")
 	fs.DurationVar(&o.health.Interval, "health-interval", 0, "Time between running the check (ms|s|m|h) (default 0s)")
 	fs.DurationVar(&o.health.Timeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h) (default 0s)")
@@ -200,12 +200,23 @@ func (o *createOptions) build(cmd *cobra.Command, image string, command []string
 	h.LogConfig = container.LogConfig{Type: o.logDriver, Config: keyValues(o.logOpts)}
 	h.StorageOpt, h.Sysctls, h.Annotations = keyValues(o.storageOpts), keyValues(o.sysctls), keyValues(o.annotations)
 	h.ContainerIDFile = o.cidfile
+	if err := o.more.apply(h); err != nil {
+		return nil, err
+	}
+	var named []string
 	for _, d := range o.devices {
+		if isDeviceName(d) {
+			named = append(named, d)
+			continue
+		}
 		m, err := device(d)
 		if err != nil {
 			return nil, err
 		}
 		h.Devices = append(h.Devices, m)
+	}
+	if len(named) > 0 {
+		h.DeviceRequests = append(h.DeviceRequests, container.DeviceRequest{Driver: "cdi", DeviceIDs: named})
 	}
 	for _, d := range o.dns {
 		addr, err := netip.ParseAddr(d)

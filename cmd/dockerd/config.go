@@ -55,6 +55,7 @@ type config struct {
 	Experimental      bool              `json:"experimental"`
 	Init              bool              `json:"init"`
 	InitPath          string            `json:"init-path"`
+	CDISpecDirs       []string          `json:"cdi-spec-dirs"`
 	configFile        string
 	validate, version bool
 }
@@ -63,7 +64,7 @@ type config struct {
 // the key has none.
 var flagOf = map[string]string{
 	"hosts": "host", "labels": "label", "log-opts": "log-opt", "dns-opts": "dns-opt",
-	"insecure-registries": "insecure-registry", "min-api-version": "",
+	"cdi-spec-dirs": "cdi-spec-dir", "insecure-registries": "insecure-registry", "min-api-version": "",
 }
 
 // byteSize is a number of bytes, written with a unit ("64m").
@@ -108,6 +109,7 @@ func defaultConfig() *config {
 		IPForward:       true,
 		IPMasq:          true,
 		MTU:             1500,
+		CDISpecDirs:     []string{"/etc/cdi", "/var/run/cdi"},
 		configFile:      defaultConfigFile,
 	}
 }
@@ -146,6 +148,7 @@ func (c *config) flags() *pflag.FlagSet {
 	fs.BoolVar(&c.Experimental, "experimental", false, "Enable experimental features")
 	fs.BoolVar(&c.Init, "init", false, "Run an init in the container to forward signals and reap processes")
 	fs.StringVar(&c.InitPath, "init-path", "", "Path to the docker-init binary")
+	fs.StringArrayVar(&c.CDISpecDirs, "cdi-spec-dir", c.CDISpecDirs, "CDI specification directories to use")
 	fs.StringVar(&c.configFile, "config-file", c.configFile, "Daemon configuration file")
 	fs.BoolVar(&c.validate, "validate", false, "Validate daemon configuration and exit")
 	fs.BoolVarP(&c.version, "version", "v", false, "Print version information and quit")
@@ -277,6 +280,9 @@ func (c *config) check() error {
 	}
 	if c.ShmSize < 0 {
 		return fmt.Errorf("invalid default shm size %d: must not be negative", c.ShmSize)
+	}
+	if len(c.CDISpecDirs) == 1 && c.CDISpecDirs[0] == "" {
+		c.CDISpecDirs = nil // the way to disable it
 	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"unix:///var/run/docker.sock"}

@@ -148,6 +148,7 @@ func engineConfig(cfg *config, address string) engine.Config {
 			DefaultShmBytes:    int64(cfg.ShmSize),
 			InitPath:           initPath,
 			Init:               cfg.Init,
+			CDISpecDirs:        cfg.CDISpecDirs,
 			LegacyLinkEnv:      os.Getenv("DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS") == "1",
 		},
 		Network:  net,
@@ -166,6 +167,7 @@ func engineConfig(cfg *config, address string) engine.Config {
 			Namespace:         cfg.Namespace,
 			Insecure:          cfg.InsecureRegistry,
 			FirewallBackend:   "nftables",
+			CDISpecDirs:       cfg.CDISpecDirs,
 		},
 	}
 }

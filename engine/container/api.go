@@ -57,6 +57,9 @@ type Config struct {
 	// DefaultEnv is the environment that every container has, for example proxy
 	// settings.
 	DefaultEnv []string
+	// CDISpecDirs hold the host's Container Device Interface specifications; none
+	// disables such devices.
+	CDISpecDirs []string
 	// LegacyLinkEnv gives linked containers the variables that Docker once set.
 	LegacyLinkEnv bool
 }

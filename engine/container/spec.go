@@ -89,6 +89,9 @@ func (m *Manager) spec(r *record, in specInput) (*specs.Spec, error) {
 			Destination: initTarget, Type: "bind", Source: m.cfg.InitPath, Options: []string{"bind", "ro", "rprivate"},
 		})
 	}
+	if err := m.injectDevices(s, r); err != nil {
+		return nil, err
+	}
 	text := sec.seccomp
 	if text == "" && h.Privileged {
 		text = "unconfined"

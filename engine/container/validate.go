@@ -89,6 +89,14 @@ func checkHostConfig(c *api.Config, h *api.HostConfig) (warnings []string, err e
 			return nil, invalid("%s", err)
 		}
 	}
+	if err := checkDeviceRequests(h.DeviceRequests); err != nil {
+		return nil, err
+	}
+	for _, rule := range h.DeviceCgroupRules {
+		if _, err := parseDeviceRule(rule); err != nil {
+			return nil, err
+		}
+	}
 	if err := checkPorts(h.PortBindings); err != nil {
 		return nil, err
 	}
@@ -187,9 +195,6 @@ func checkUnsupported(h *api.HostConfig) error {
 	switch {
 	case h.Cgroup != "":
 		return notImplemented("joining the cgroup of another container is not supported")
-	case len(h.DeviceRequests) > 0:
-		r := h.DeviceRequests[0]
-		return invalid("could not select device driver %q with capabilities: %v", r.Driver, r.Capabilities)
 	case len(h.StorageOpt) > 0:
 		return invalid("--storage-opt is not supported by this engine's snapshotter")
 	case h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0:

@@ -38,6 +38,10 @@ type Facts struct {
 	Namespace         string
 	Insecure          []string // registries
 	FirewallBackend   string   // "" when the engine manages no firewall
+	CDISpecDirs       []string
+	// CDIDevices lists the devices that containers can ask for by name; nil for
+	// none.
+	CDIDevices func() []string
 }
 
 // Counts are what the daemon holds at the moment.
@@ -174,7 +178,8 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 		ContainerdCommit:   commit,
 		RuncCommit:         commit,
 		SecurityOptions:    securityOptions(s.cgroup.version),
-		CDISpecDirs:        []string{},
+		CDISpecDirs:        append([]string{}, s.facts.CDISpecDirs...),
+		DiscoveredDevices:  s.devices(),
 		Containerd: &system.ContainerdInfo{
 			Address:    s.facts.ContainerdAddress,
 			Namespaces: system.ContainerdNamespaces{Containers: s.facts.Namespace, Plugins: "plugins." + s.facts.Namespace},
@@ -185,6 +190,17 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 		info.FirewallBackend = &system.FirewallInfo{Driver: s.facts.FirewallBackend}
 	}
 	return info, nil
+}
+
+func (s *Service) devices() []system.DeviceInfo {
+	if s.facts.CDIDevices == nil {
+		return nil
+	}
+	var all []system.DeviceInfo
+	for _, id := range s.facts.CDIDevices() {
+		all = append(all, system.DeviceInfo{Source: "cdi", ID: id})
+	}
+	return all
 }
 
 func registryConfig(insecure []string) *registry.ServiceConfig {
