@@ -69,7 +69,7 @@ func TestDevices(t *testing.T) {
 		want   string
 	}{
 		{[]string{"--device", "/dev/net:/dev/mynet"}, "ls /dev/mynet", "tun\n"},
-		{[]string{"--device", "/dev/kmsg:/dev/log:r"}, ": </dev/log && echo may read; echo x 2>/dev/null >/dev/log || echo denied", "may read\ndenied\n"},
+		{[]string{"--device", "/dev/net/tun:/dev/net/mine:r"}, ": </dev/net/mine && echo may read; echo x 2>/dev/null >/dev/net/mine || echo denied", "may read\ndenied\n"},
 		{[]string{"--device-cgroup-rule", "c 1:5 rwm", "--cap-add", "MKNOD"}, "mknod /z c 1 5 && head -c 2 /z | wc -c", "2\n"},
 	} {
 		if len(tc.args) > 1 && strings.HasPrefix(tc.args[1], "/dev/net") {
