@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 
 	api "github.com/moby/moby/api/types/container"
 	eventtypes "github.com/moby/moby/api/types/events"
@@ -30,6 +31,13 @@ type Config struct {
 	Network   network.Config
 	Registry  image.RegistryConfig
 	System    system.Facts
+	// MaxDownloads and MaxUploads are image.Settings'.
+	MaxDownloads, MaxUploads int
+	// NetworkOptions are the options that new networks get unless the request
+	// has them, by driver.
+	NetworkOptions map[string]map[string]string
+	// ExternalContainerd says that svc is another process.
+	ExternalContainerd bool
 }
 
 // Engine is a running engine.
@@ -40,7 +48,8 @@ type Engine struct {
 	volumes    *volume.Store
 	events     *events.Bus
 	system     *system.Service
-	keep       bool // containers outlive Close
+	netOptions map[string]map[string]string
+	keep       atomic.Bool // containers outlive Close
 }
 
 // Open builds an engine on svc and restores its containers. Close ends it; svc
@@ -52,24 +61,27 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 			err = errors.Join(err, undo.Run())
 		}
 	}()
-	e := &Engine{events: events.New(), keep: cfg.Container.LiveRestore}
+	e := &Engine{events: events.New(), netOptions: cfg.NetworkOptions}
+	e.keep.Store(cfg.Container.LiveRestore)
 	cfg.Network.Events = func(action eventtypes.Action, id string, attrs map[string]string) {
 		e.events.Publish(eventtypes.NetworkEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
 	}
 	if e.networks, err = network.Open(ctx, cfg.Network, log.With("component", "network")); err != nil {
 		return nil, fmt.Errorf("open networks: %w", err)
 	}
-	undo.Add(func() error { return e.networks.Close(context.WithoutCancel(ctx), e.keep) })
+	undo.Add(func() error { return e.networks.Close(context.WithoutCancel(ctx), e.keep.Load()) })
 	volumes := filepath.Join(cfg.Container.DataRoot, "volumes")
 	if e.volumes, err = volume.Open(volumes, e.events, log.With("component", "volume")); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
 	e.images = image.New(image.Deps{
-		Services:    svc,
-		Namespace:   cfg.Container.Namespace,
-		Snapshotter: cfg.Container.Snapshotter,
-		Log:         log.With("component", "image"),
-		Registry:    cfg.Registry,
+		Services:     svc,
+		Namespace:    cfg.Container.Namespace,
+		Snapshotter:  cfg.Container.Snapshotter,
+		Log:          log.With("component", "image"),
+		Registry:     cfg.Registry,
+		MaxDownloads: cfg.MaxDownloads,
+		MaxUploads:   cfg.MaxUploads,
 		Events: func(action eventtypes.Action, id string, attrs map[string]string) {
 			e.events.Publish(eventtypes.ImageEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
 		},
@@ -87,8 +99,11 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	undo.Add(func() error { return e.containers.Close(context.WithoutCancel(ctx)) })
-	cfg.System.CDIDevices = e.containers.CDIDevices
-	e.system, err = system.New(cfg.System, e.counts, e.meters())
+	sources := system.Sources{Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices}
+	if cfg.ExternalContainerd {
+		sources.Containerd = svc.Version.Version
+	}
+	e.system, err = system.New(cfg.System, sources)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +116,7 @@ func (e *Engine) Backends() server.Backends {
 	return server.Backends{
 		Containers: containers{e.containers, e.images},
 		Images:     e.images,
-		Networks:   e.networks,
+		Networks:   defaultedNetworks{e.networks, e.netOptions},
 		Volumes:    e.volumes,
 		System:     e.system,
 		Events:     e.events,
@@ -116,7 +131,7 @@ func (e *Engine) Counts() container.Counts { return e.containers.Count() }
 func (e *Engine) Close(ctx context.Context) error {
 	err := e.containers.Close(ctx)
 	e.events.Close()
-	keep := e.keep && e.containers.Count().Running > 0 // else nothing uses the networks
+	keep := e.keep.Load() && e.containers.Count().Running > 0 // else nothing uses the networks
 	return errors.Join(err, e.networks.Close(ctx, keep))
 }
 

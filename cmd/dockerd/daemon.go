@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,13 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"lighter/containerd"
 	"lighter/engine"
-	"lighter/engine/container"
-	"lighter/engine/image"
-	"lighter/engine/network"
 	"lighter/engine/server"
-	"lighter/engine/system"
 	"lighter/internal/cleanup"
 	"lighter/internal/daemon"
 	"lighter/internal/version"
@@ -32,12 +27,19 @@ import (
 // requestGrace is how long requests under way may take to end at a stop.
 const requestGrace = 5 * time.Second
 
-// serve runs the daemon until ctx ends, then stops it cleanly.
-func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
+// serve runs the daemon until ctx ends, then stops it cleanly. Each value of
+// hangups has it read its configuration again.
+func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan os.Signal, log *slog.Logger) (err error) {
 	var undo cleanup.Stack
 	defer func() { err = errors.Join(err, undo.Run()) }()
 
 	if err := checkKernel(); err != nil {
+		return err
+	}
+	for _, note := range cfg.notes() {
+		log.Warn(note)
+	}
+	if err := setProxies(cfg.Proxies, log); err != nil {
 		return err
 	}
 	if err := makeRoots(cfg); err != nil {
@@ -71,12 +73,16 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	}
 	undo.Add(closeServices)
 
-	eng, err := engine.Open(ctx, engineConfig(cfg, address), services, log)
+	engineCfg, err := engineConfig(cfg, address)
+	if err != nil {
+		return err
+	}
+	eng, err := engine.Open(ctx, engineCfg, services, log)
 	if err != nil {
 		return err
 	}
 	undo.Add(func() error {
-		stop, cancel := stopContext(ctx, cfg.ShutdownTimeout)
+		stop, cancel := stopContext(ctx, int(state.shutdownSeconds.Load()))
 		defer cancel()
 		return eng.Close(stop)
 	})
@@ -86,10 +92,22 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	for i, l := range listeners {
-		log.Info("API listen on "+l.Addr().String(), "host", cfg.Hosts[i])
+	for _, l := range listeners {
+		log.Info("API listen on " + l.Addr().String())
 		group.Go(func() error { return srv.Serve(l) })
 	}
+	group.Go(func() error {
+		for {
+			select {
+			case <-hangups:
+				notify(log, "RELOADING=1\nMONOTONIC_USEC="+monotonicMicroseconds())
+				cfg = reload(cfg, state, eng, address, log)
+				notify(log, "READY=1")
+			case <-groupCtx.Done():
+				return nil
+			}
+		}
+	})
 	group.Go(func() error {
 		<-groupCtx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestGrace)
@@ -106,6 +124,15 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	return err
 }
 
+// monotonicMicroseconds is the time that sd_notify(3) wants with RELOADING=1.
+func monotonicMicroseconds() string {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return "0"
+	}
+	return strconv.FormatInt(ts.Nano()/1000, 10)
+}
+
 // stopContext bounds the stop of all containers; seconds below zero wait for
 // ever.
 func stopContext(ctx context.Context, seconds int) (context.Context, context.CancelFunc) {
@@ -114,62 +141,6 @@ func stopContext(ctx context.Context, seconds int) (context.Context, context.Can
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
-}
-
-func engineConfig(cfg *config, address string) engine.Config {
-	net := network.DefaultConfig(filepath.Join(cfg.DataRoot, "network"))
-	net.SandboxDir = filepath.Join(cfg.ExecRoot, "netns")
-	net.Bridge = cfg.Bridge
-	net.MTU = cfg.MTU
-	net.ICC, net.IPMasq, net.IPForward = cfg.ICC, cfg.IPMasq, cfg.IPForward
-	net.DNSSearch, net.DNSOptions = cfg.DNSSearch, cfg.DNSOpts
-	// check has parsed these before.
-	net.BIP, _ = netip.ParsePrefix(cfg.BIP)
-	net.FixedCIDR, _ = netip.ParsePrefix(cfg.FixedCIDR)
-	for _, d := range cfg.DNS {
-		addr, _ := netip.ParseAddr(d)
-		net.DNS = append(net.DNS, addr)
-	}
-	initPath := cfg.InitPath
-	if initPath == "" {
-		initPath = lookSibling("docker-init")
-	} else if !filepath.IsAbs(initPath) {
-		initPath = lookSibling(initPath)
-	}
-	return engine.Config{
-		Container: container.Config{
-			DataRoot:           cfg.DataRoot,
-			ExecRoot:           cfg.ExecRoot,
-			Namespace:          cfg.Namespace,
-			LiveRestore:        cfg.LiveRestore,
-			DefaultStopTimeout: time.Duration(cfg.StopTimeout) * time.Second,
-			DefaultLogDriver:   cfg.LogDriver,
-			DefaultLogOpts:     cfg.LogOpts,
-			DefaultShmBytes:    int64(cfg.ShmSize),
-			InitPath:           initPath,
-			Init:               cfg.Init,
-			CDISpecDirs:        cfg.CDISpecDirs,
-			LegacyLinkEnv:      os.Getenv("DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS") == "1",
-		},
-		Network:  net,
-		Registry: image.RegistryConfig{Insecure: cfg.InsecureRegistry, UserAgent: "docker/" + version.Version + " (" + version.Product + ")"},
-		System: system.Facts{
-			DataRoot:          cfg.DataRoot,
-			Debug:             cfg.LogLevel == "debug",
-			Experimental:      cfg.Experimental,
-			LiveRestore:       cfg.LiveRestore,
-			Labels:            cfg.Labels,
-			LogDriver:         cfg.LogDriver,
-			LogDrivers:        []string{"json-file", "none"}, // those that a container may name
-			Snapshotter:       containerd.DefaultSnapshotter,
-			InitBinary:        initPath,
-			ContainerdAddress: address,
-			Namespace:         cfg.Namespace,
-			Insecure:          cfg.InsecureRegistry,
-			FirewallBackend:   "nftables",
-			CDISpecDirs:       cfg.CDISpecDirs,
-		},
-	}
 }
 
 // lookSibling finds a program of the product: beside this executable first, in
@@ -262,17 +233,33 @@ func writePidfile(path string) (remove func() error, err error) {
 	return func() error { return ignoreNotExist(os.Remove(path)) }, nil
 }
 
-func listenAll(cfg *config) ([]net.Listener, error) {
-	var all []net.Listener
-	for _, h := range cfg.Hosts {
-		l, err := listen(h, cfg.Group)
+func listenAll(cfg *config) (all []net.Listener, err error) {
+	defer func() {
 		if err != nil {
 			for _, l := range all {
 				l.Close()
 			}
-			return nil, fmt.Errorf("failed to load listeners: %w", err)
+			err = fmt.Errorf("failed to load listeners: %w", err)
 		}
-		all = append(all, l)
+	}()
+	var tls *tls.Config
+	if cfg.useTLS() {
+		if tls, err = cfg.tlsConfig(); err != nil {
+			return nil, err
+		}
+	}
+	for _, h := range cfg.Hosts {
+		list, err := listen(h, cfg.Group, tls)
+		all = append(all, list...)
+		if err != nil {
+			return all, err
+		}
+	}
+	// They are not for the programs that the daemon starts.
+	for _, name := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"} {
+		if err := os.Unsetenv(name); err != nil {
+			return all, err
+		}
 	}
 	return all, nil
 }

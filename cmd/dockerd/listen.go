@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -9,11 +10,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // normalizeHost completes a -H value: "unix://" and "tcp://" get upstream's
-// defaults, a bare path or address its scheme.
-func normalizeHost(h string) (string, error) {
+// defaults, a bare path or address its scheme. The port of TCP depends on TLS.
+func normalizeHost(h string, tls bool) (string, error) {
+	port := "2375"
+	if tls {
+		port = "2376"
+	}
 	scheme, addr, ok := strings.Cut(h, "://")
 	if !ok {
 		if strings.HasPrefix(h, "/") {
@@ -32,15 +38,16 @@ func normalizeHost(h string) (string, error) {
 		}
 	case "tcp":
 		if addr == "" {
-			addr = "localhost:2375"
+			addr = "localhost:" + port
 		}
 		if strings.Contains(addr, "/") {
 			return "", fmt.Errorf("invalid host %q: a tcp address has no path", h)
 		}
-		host, port, err := net.SplitHostPort(addr)
+		host, given, err := net.SplitHostPort(addr)
 		if err != nil {
-			host, port = addr, "2375"
+			host, given = addr, port
 		}
+		port = given
 		if host == "" {
 			host = "localhost"
 		}
@@ -48,21 +55,96 @@ func normalizeHost(h string) (string, error) {
 			return "", fmt.Errorf("invalid host %q: bad port %q", h, port)
 		}
 		addr = net.JoinHostPort(host, port)
-	case "fd", "npipe", "ssh":
-		return "", fmt.Errorf("invalid host %q: listening on %s:// is not implemented, use unix:// or tcp://", h, scheme)
+	case "fd":
+		if strings.Contains(addr, "/") {
+			return "", fmt.Errorf("invalid host %q: fd:// takes a number or a name of a socket", h)
+		}
 	default:
 		return "", fmt.Errorf("invalid bind address (%s): unknown scheme %q", h, scheme)
 	}
 	return scheme + "://" + addr, nil
 }
 
-// listen opens the listener of a normalized host. A unix socket gets mode 0660
-// and the group, if there is one by that name, before anyone can connect.
-func listen(host, group string) (net.Listener, error) {
+// listen opens the listeners of a normalized host: one, or with fd:// all that
+// the service manager has passed. TCP gets TLS when tls is not nil. A unix socket
+// gets mode 0660 and the group, if there is one by that name, before anyone can
+// connect.
+func listen(host, group string, tls *tls.Config) ([]net.Listener, error) {
 	scheme, addr, _ := strings.Cut(host, "://")
-	if scheme != "unix" {
-		return net.Listen("tcp", addr)
+	switch scheme {
+	case "tcp":
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		return []net.Listener{withTLS(l, tls)}, nil
+	case "fd":
+		list, err := passedListeners(addr)
+		for i := range list {
+			if list[i].Addr().Network() == "tcp" {
+				list[i] = withTLS(list[i], tls)
+			}
+		}
+		return list, err
 	}
+	l, err := listenUnix(addr, group)
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}
+
+func withTLS(l net.Listener, cfg *tls.Config) net.Listener {
+	if cfg == nil {
+		return l
+	}
+	return tls.NewListener(l, cfg)
+}
+
+// firstPassedFD is the first descriptor that a service manager passes, see
+// sd_listen_fds(3).
+const firstPassedFD = 3
+
+// passedListeners returns the sockets that the service manager has opened for
+// this process: all for "" and "*", else the one with that number or name.
+func passedListeners(which string) ([]net.Listener, error) {
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n < 1 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, errors.New("no sockets found via socket activation: make sure the service was started by systemd")
+	}
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	var list []net.Listener
+	for i := range n {
+		fd := firstPassedFD + i
+		name := ""
+		if i < len(names) {
+			name = names[i]
+		}
+		if which != "" && which != "*" && which != strconv.Itoa(fd) && which != name {
+			continue
+		}
+		syscall.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), "LISTEN_FD_"+strconv.Itoa(fd))
+		l, err := net.FileListener(f) // duplicates the descriptor
+		f.Close()
+		if err != nil {
+			for _, l := range list {
+				l.Close()
+			}
+			return nil, fmt.Errorf("use passed socket %d: %w", fd, err)
+		}
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // it is the service manager's
+		}
+		list = append(list, l)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("no such socket was passed: fd://%s", which)
+	}
+	return list, nil
+}
+
+func listenUnix(addr, group string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(addr), 0o755); err != nil {
 		return nil, err
 	}
@@ -97,6 +179,9 @@ type unixListener struct {
 	*net.UnixListener
 	path string
 }
+
+// Addr is the path that clients use.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
 func (l *unixListener) Close() error {
 	return errors.Join(l.UnixListener.Close(), ignoreNotExist(os.Remove(l.path)))

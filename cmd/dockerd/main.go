@@ -40,8 +40,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "configuration OK")
 		return 0
 	}
-	level, _ := parseLevel(cfg.LogLevel) // checked
-	log := daemon.NewLogger(stderr, level, cfg.LogFormat == "json")
+	state := &daemonState{level: new(slog.LevelVar)}
+	state.apply(cfg)
+	log := daemon.NewLogger(stderr, state.level, cfg.LogFormat == "json")
 	if os.Geteuid() != 0 {
 		log.Error("dockerd needs to be started with root privileges")
 		return 1
@@ -49,7 +50,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4) // three to insist, one to spare
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	hangups := make(chan os.Signal, 1) // one that waits stands for any number
+	signal.Notify(hangups, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE)
 	go func() {
 		for n := 1; ; n++ {
 			sig := <-signals
@@ -60,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			}
 		}
 	}()
-	if err := serve(ctx, cfg, log); err != nil {
+	if err := serve(ctx, cfg, state, hangups, log); err != nil {
 		log.Error("failed to start daemon", "err", err)
 		return 1
 	}

@@ -44,7 +44,12 @@ type Config struct {
 	DefaultUlimits     []*api.Ulimit
 	CgroupParent       string // "" means "/docker"
 	Runtime            string // containerd runtime name; "" means "io.containerd.runc.v2"
-	Snapshotter        string // "" means containerd.DefaultSnapshotter
+	// Runtimes are those that containers may name besides "runc" and the names
+	// of containerd; DefaultRuntime is that of a container which names none, ""
+	// means "runc".
+	Runtimes       map[string]Runtime
+	DefaultRuntime string
+	Snapshotter    string // "" means containerd.DefaultSnapshotter
 	// InitPath is the docker-init binary for containers that ask for an init;
 	// "" when there is none.
 	InitPath string

@@ -127,7 +127,7 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	}
 	warnings = append(warnings, more...)
 	if h.Runtime == "" {
-		h.Runtime = "runc"
+		h.Runtime = m.defaultRuntimeName()
 	}
 	if m.runtimeName(h.Runtime) == "" {
 		return nil, invalid("unknown or invalid runtime name: %s", h.Runtime)
@@ -136,13 +136,13 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 		h.MemorySwap = h.Memory * 2
 	}
 	if h.ShmSize == 0 {
-		h.ShmSize = m.cfg.DefaultShmBytes
+		h.ShmSize = m.settings().DefaultShmBytes
 	}
 	if h.IpcMode.IsEmpty() {
-		h.IpcMode = m.cfg.DefaultIPCMode
+		h.IpcMode = m.settings().DefaultIPCMode
 	}
 	if h.CgroupnsMode.IsEmpty() {
-		h.CgroupnsMode = m.cfg.DefaultCgroupNS
+		h.CgroupnsMode = m.settings().DefaultCgroupNS
 		if h.Privileged && !cgroupV2() {
 			h.CgroupnsMode = api.CgroupnsModeHost
 		}
@@ -209,18 +209,6 @@ func (m *Manager) resolvePeers(h *api.HostConfig) error {
 	}
 	h.PidMode, h.IpcMode, h.NetworkMode = api.PidMode(pid), api.IpcMode(ipc), api.NetworkMode(net)
 	return nil
-}
-
-// runtimeName returns the containerd runtime for a --runtime value, "" when there
-// is none.
-func (m *Manager) runtimeName(name string) string {
-	switch {
-	case name == "runc" || name == "":
-		return m.cfg.Runtime
-	case strings.HasPrefix(name, "io.containerd."):
-		return name
-	}
-	return ""
 }
 
 // endpoints returns the networks that r joins, by name or ID as they were asked

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -34,6 +35,7 @@ const (
 type Manager struct {
 	Deps
 	cfg      Config
+	live     atomic.Pointer[Config] // what Reload has made of cfg, nil before
 	store    *store
 	profiles seccompProfiles
 	users    userCache

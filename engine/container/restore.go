@@ -172,11 +172,11 @@ func (m *Manager) adopt(e *entry, task containerd.TaskState) func() {
 	e.mu.Lock()
 	e.exited = make(chan struct{})
 	e.attachable = true
-	e.restarts = !m.cfg.LiveRestore // its policy applies after the stop, below
+	e.restarts = !m.settings().LiveRestore // its policy applies after the stop, below
 	e.mu.Unlock()
 	return func() {
 		m.watch(e)
-		if m.cfg.LiveRestore {
+		if m.settings().LiveRestore {
 			if e.rec.Load().State == Running {
 				m.startHealth(e)
 			}
@@ -331,7 +331,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
-	if !m.cfg.LiveRestore {
+	if !m.settings().LiveRestore {
 		var stops sync.WaitGroup
 		for _, e := range m.entries() {
 			if !e.rec.Load().State.active() {

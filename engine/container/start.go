@@ -12,10 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/typeurl/v2"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -214,9 +212,9 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 	if err := m.storeSpec(ctx, r, spec); err != nil {
 		return run, err
 	}
-	options, err := typeurl.MarshalAny(&runcoptions.Options{Root: m.runtimeRoot()})
+	options, err := m.runtimeOptions(r.HostConfig.Runtime)
 	if err != nil {
-		return run, fmt.Errorf("encode the runtime's options: %w", err)
+		return run, err
 	}
 	pid, err := m.Services.Tasks.Create(ctx, r.ID, containerd.TaskCreate{
 		Stdout: m.stdio(r).String(), Terminal: r.Config.Tty, Rootfs: layers, Options: options,

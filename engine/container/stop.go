@@ -106,7 +106,7 @@ func (m *Manager) stopTimeout(r *record) time.Duration {
 	if r.Config.StopTimeout != nil {
 		return seconds(*r.Config.StopTimeout)
 	}
-	return m.cfg.DefaultStopTimeout
+	return m.settings().DefaultStopTimeout
 }
 
 // await reports whether done came within limit.

@@ -110,7 +110,7 @@ func (s *Service) pullOne(ctx context.Context, named reference.Named, platform *
 		Resolver:     cimage.NewResolver(ctx, s.registryOptions(named, auth)),
 		Platform:     platform,
 		Snapshotter:  s.snapshotter,
-		MaxDownloads: s.maxDownloads,
+		MaxDownloads: s.settings.Load().MaxDownloads,
 		Progress:     show.event,
 		Record: func(ctx context.Context, p cimage.Pulled) error {
 			return s.record(ctx, images.Image{Name: p.Name, Target: p.Target})
@@ -150,11 +150,12 @@ func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConf
 
 // hostOptions are those for a registry without credentials.
 func (s *Service) hostOptions(host string) cimage.RegistryOptions {
+	registry := s.settings.Load().Registry
 	return cimage.RegistryOptions{
-		CertsDir:  s.registry.CertsDir,
-		Insecure:  s.registry.Insecure,
-		Mirrors:   s.registry.Mirrors,
-		UserAgent: s.registry.UserAgent,
+		CertsDir:  registry.CertsDir,
+		Insecure:  registry.Insecure,
+		Mirrors:   registry.Mirrors,
+		UserAgent: registry.UserAgent,
 		Host:      host,
 	}
 }

@@ -80,7 +80,7 @@ func (s *Service) pushOne(ctx context.Context, named reference.Named, platform *
 		show := &pushMessages{out: out}
 		return cimage.Push(ctx, s.svc, named.String(), target, cimage.PushOptions{
 			Resolver:   cimage.NewResolver(ctx, s.registryOptions(named, auth)),
-			MaxUploads: s.maxUploads,
+			MaxUploads: s.settings.Load().MaxUploads,
 			Progress:   show.event,
 		})
 	}

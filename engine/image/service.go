@@ -72,33 +72,28 @@ type RegistryConfig struct {
 // Service implements the image operations of the Engine API. It is safe for
 // concurrent use.
 type Service struct {
-	svc          *containerd.Services
-	namespace    string
-	snapshotter  string
-	log          *slog.Logger
-	registry     RegistryConfig
-	maxDownloads int
-	maxUploads   int
-	events       func(action events.Action, id string, attrs map[string]string)
-	inUse        func(imageID string) []ContainerRef
-	cache        *blobCache
-	pulls        keyLock // by canonical reference and platform
-	pruning      atomic.Bool
+	svc         *containerd.Services
+	namespace   string
+	snapshotter string
+	log         *slog.Logger
+	settings    atomic.Pointer[Settings]
+	events      func(action events.Action, id string, attrs map[string]string)
+	inUse       func(imageID string) []ContainerRef
+	cache       *blobCache
+	pulls       keyLock // by canonical reference and platform
+	pruning     atomic.Bool
 }
 
 // New returns a Service over d.Services.
 func New(d Deps) *Service {
 	s := &Service{
-		svc:          d.Services,
-		namespace:    d.Namespace,
-		snapshotter:  d.Snapshotter,
-		log:          d.Log,
-		registry:     d.Registry,
-		maxDownloads: d.MaxDownloads,
-		maxUploads:   d.MaxUploads,
-		events:       d.Events,
-		inUse:        d.InUse,
-		cache:        newBlobCache(),
+		svc:         d.Services,
+		namespace:   d.Namespace,
+		snapshotter: d.Snapshotter,
+		log:         d.Log,
+		events:      d.Events,
+		inUse:       d.InUse,
+		cache:       newBlobCache(),
 	}
 	if s.namespace == "" {
 		s.namespace = "moby"
@@ -109,15 +104,7 @@ func New(d Deps) *Service {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.registry.CertsDir == "" {
-		s.registry.CertsDir = "/etc/docker/certs.d"
-	}
-	if s.maxDownloads <= 0 {
-		s.maxDownloads = 3
-	}
-	if s.maxUploads <= 0 {
-		s.maxUploads = 5
-	}
+	s.Reload(Settings{Registry: d.Registry, MaxDownloads: d.MaxDownloads, MaxUploads: d.MaxUploads})
 	if s.events == nil {
 		s.events = func(events.Action, string, map[string]string) {}
 	}

@@ -38,14 +38,6 @@ func (s *Server) version(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, v)
 }
 
-func (s *Server) info(w http.ResponseWriter, r *request) error {
-	info, err := s.backends.System.Info(r.Context())
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, info)
-}
-
 // event is an event on the wire: the message and, for clients before API 1.52,
 // the fields that container and image events once consisted of.
 type event struct {

@@ -7,11 +7,15 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/registry"
@@ -32,16 +36,22 @@ type Facts struct {
 	Labels            []string
 	LogDriver         string
 	LogDrivers        []string
+	Authorization     []string // plugins
 	Snapshotter       string
-	InitBinary        string
+	InitBinary        string // "" when there is none
+	Runtimes          map[string]system.RuntimeWithStatus
+	DefaultRuntime    string
+	CgroupnsPrivate   bool   // by default
+	SeccompProfile    string // "builtin", "unconfined" or a path
+	NoNewPrivileges   bool
 	ContainerdAddress string
 	Namespace         string
-	Insecure          []string // registries
-	FirewallBackend   string   // "" when the engine manages no firewall
+	PluginsNamespace  string
+	Insecure, Mirrors []string // registries
+	AddressPools      []system.NetworkAddressPool
+	FirewallBackend   string // "" when the engine manages no firewall
 	CDISpecDirs       []string
-	// CDIDevices lists the devices that containers can ask for by name; nil for
-	// none.
-	CDIDevices func() []string
+	Warnings          []string // of the configuration
 }
 
 // Counts are what the daemon holds at the moment.
@@ -49,44 +59,72 @@ type Counts struct {
 	Containers, Running, Paused, Stopped, Images, EventListeners int
 }
 
+// Sources are asked for what changes. Counts is required.
+type Sources struct {
+	Counts func(context.Context) (Counts, error)
+	// Containerd returns the revision of an external containerd; nil when it is
+	// a part of this program.
+	Containerd func(context.Context) (version, revision string, err error)
+	// CDIDevices lists the devices that containers can ask for by name; nil for
+	// none.
+	CDIDevices func() []string
+	Meters     Meters
+}
+
 // Service answers for the daemon. It is safe for concurrent use.
 type Service struct {
-	facts  Facts
-	id     string
-	counts func(context.Context) (Counts, error)
-	meters Meters
-	cgroup cgroupFacts
+	facts   atomic.Pointer[Facts]
+	id      string
+	sources Sources
+	meters  Meters
+	cgroup  cgroupFacts
+	init    initVersion
 }
 
 // New returns a Service. The engine's ID is read from engine-id in the data
 // root, or made and stored there.
-func New(facts Facts, counts func(context.Context) (Counts, error), meters Meters) (*Service, error) {
+func New(facts Facts, sources Sources) (*Service, error) {
 	id, err := identity.Load(filepath.Join(facts.DataRoot, "engine-id"))
 	if err != nil {
 		return nil, err
 	}
-	return &Service{facts: facts, id: id, counts: counts, meters: meters, cgroup: probeCgroup("/")}, nil
+	s := &Service{id: id, sources: sources, meters: sources.Meters, cgroup: probeCgroup("/")}
+	s.facts.Store(&facts)
+	return s, nil
 }
+
+// Reload replaces the facts.
+func (s *Service) Reload(facts Facts) { s.facts.Store(&facts) }
 
 // ID is the engine's ID, stable over restarts.
 func (s *Service) ID() string { return s.id }
 
 // Version describes the build.
-func (s *Service) Version(context.Context) (system.VersionResponse, error) {
+func (s *Service) Version(ctx context.Context) (system.VersionResponse, error) {
+	facts := s.facts.Load()
 	kernel := kernelRelease()
 	details := map[string]string{
 		"ApiVersion":    version.APIMax,
 		"MinAPIVersion": version.APIMin,
 		"Arch":          runtime.GOARCH,
 		"BuildTime":     version.BuildTime,
-		"Experimental":  strconv.FormatBool(s.facts.Experimental),
+		"Experimental":  strconv.FormatBool(facts.Experimental),
 		"GitCommit":     version.GitCommit,
 		"GoVersion":     runtime.Version(),
 		"KernelVersion": kernel,
 		"Os":            runtime.GOOS,
 	}
-	// Clients print a section for each component; the four are one build.
+	// Clients print a section for each component.
 	commit := map[string]string{"GitCommit": version.GitCommit}
+	components := []system.ComponentVersion{
+		{Name: "Engine", Version: version.Version, Details: details},
+		s.containerd(ctx),
+		{Name: "runc", Version: version.Version, Details: commit},
+	}
+	if facts.InitBinary != "" {
+		v, rev := s.init.read(ctx, facts.InitBinary)
+		components = append(components, system.ComponentVersion{Name: "docker-init", Version: v, Details: map[string]string{"GitCommit": rev}})
+	}
 	return system.VersionResponse{
 		Platform:      system.PlatformInfo{Name: version.Product + " Engine"},
 		Version:       version.Version,
@@ -97,19 +135,28 @@ func (s *Service) Version(context.Context) (system.VersionResponse, error) {
 		GitCommit:     version.GitCommit,
 		GoVersion:     runtime.Version(),
 		KernelVersion: kernel,
-		Experimental:  s.facts.Experimental,
+		Experimental:  facts.Experimental,
 		BuildTime:     version.BuildTime,
-		Components: []system.ComponentVersion{
-			{Name: "Engine", Version: version.Version, Details: details},
-			{Name: "containerd", Version: version.Version, Details: commit},
-			{Name: "runc", Version: version.Version, Details: commit},
-		},
+		Components:    components,
 	}, nil
+}
+
+// containerd describes the containerd in use.
+func (s *Service) containerd(ctx context.Context) system.ComponentVersion {
+	v, rev := version.Version, version.GitCommit
+	if s.sources.Containerd != nil {
+		var err error
+		if v, rev, err = s.sources.Containerd(ctx); err != nil {
+			v, rev = "N/A", "N/A" // Docker compatibility: not an error of this request
+		}
+	}
+	return system.ComponentVersion{Name: "containerd", Version: v, Details: map[string]string{"GitCommit": rev}}
 }
 
 // Info describes the daemon and the host now.
 func (s *Service) Info(ctx context.Context) (system.Info, error) {
-	n, err := s.counts(ctx)
+	facts := s.facts.Load()
+	n, err := s.sources.Counts(ctx)
 	if err != nil {
 		return system.Info{}, err
 	}
@@ -118,94 +165,98 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 		return system.Info{}, fmt.Errorf("read the host's name: %w", err)
 	}
 	name, osVersion := operatingSystem()
-	labels := s.facts.Labels
+	labels := facts.Labels
 	if labels == nil {
 		labels = []string{}
 	}
 	commit := system.Commit{ID: version.GitCommit}
 	info := system.Info{
-		ID:                 s.id,
-		Containers:         n.Containers,
-		ContainersRunning:  n.Running,
-		ContainersPaused:   n.Paused,
-		ContainersStopped:  n.Stopped,
-		Images:             n.Images,
-		Driver:             s.facts.Snapshotter,
-		DriverStatus:       [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
-		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: s.facts.LogDrivers},
-		MemoryLimit:        s.cgroup.memory,
-		SwapLimit:          s.cgroup.swap,
-		CPUCfsPeriod:       s.cgroup.cpu,
-		CPUCfsQuota:        s.cgroup.cpu,
-		CPUShares:          s.cgroup.cpu,
-		CPUSet:             s.cgroup.cpuset,
-		PidsLimit:          s.cgroup.pids,
-		OomKillDisable:     s.cgroup.version == "1",
-		CgroupDriver:       "cgroupfs",
-		CgroupVersion:      s.cgroup.version,
-		IPv4Forwarding:     sysctlIs("net/ipv4/ip_forward", "1"),
-		Debug:              s.facts.Debug,
-		NGoroutines:        runtime.NumGoroutine(),
-		NFd:                openFiles(),
-		SystemTime:         time.Now().Format(time.RFC3339Nano),
-		LoggingDriver:      s.facts.LogDriver,
-		NEventsListener:    n.EventListeners,
-		KernelVersion:      kernelRelease(),
-		OperatingSystem:    name,
-		OSVersion:          osVersion,
-		OSType:             runtime.GOOS,
-		Architecture:       machine(),
-		IndexServerAddress: "https://index.docker.io/v1/",
-		RegistryConfig:     registryConfig(s.facts.Insecure),
-		NCPU:               runtime.NumCPU(),
-		MemTotal:           totalMemory(),
-		DockerRootDir:      s.facts.DataRoot,
-		HTTPProxy:          os.Getenv("HTTP_PROXY"),
-		HTTPSProxy:         os.Getenv("HTTPS_PROXY"),
-		NoProxy:            os.Getenv("NO_PROXY"),
-		Name:               hostname,
-		Labels:             labels,
-		ExperimentalBuild:  s.facts.Experimental,
-		ServerVersion:      version.Version,
-		Runtimes: map[string]system.RuntimeWithStatus{
-			"runc":                  {Runtime: system.Runtime{Path: "runc"}},
-			"io.containerd.runc.v2": {Runtime: system.Runtime{Type: "io.containerd.runc.v2"}},
-		},
-		DefaultRuntime:     "runc",
-		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
-		LiveRestoreEnabled: s.facts.LiveRestore,
-		InitBinary:         s.facts.InitBinary,
-		ContainerdCommit:   commit,
-		RuncCommit:         commit,
-		SecurityOptions:    securityOptions(s.cgroup.version),
-		CDISpecDirs:        append([]string{}, s.facts.CDISpecDirs...),
-		DiscoveredDevices:  s.devices(),
+		ID:                  s.id,
+		Containers:          n.Containers,
+		ContainersRunning:   n.Running,
+		ContainersPaused:    n.Paused,
+		ContainersStopped:   n.Stopped,
+		Images:              n.Images,
+		Driver:              facts.Snapshotter,
+		DriverStatus:        [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
+		Plugins:             system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: facts.LogDrivers, Authorization: facts.Authorization},
+		MemoryLimit:         s.cgroup.memory,
+		SwapLimit:           s.cgroup.swap,
+		CPUCfsPeriod:        s.cgroup.cpu,
+		CPUCfsQuota:         s.cgroup.cpu,
+		CPUShares:           s.cgroup.cpu,
+		CPUSet:              s.cgroup.cpuset,
+		PidsLimit:           s.cgroup.pids,
+		OomKillDisable:      s.cgroup.version == "1",
+		CgroupDriver:        "cgroupfs",
+		CgroupVersion:       s.cgroup.version,
+		IPv4Forwarding:      sysctlIs("net/ipv4/ip_forward", "1"),
+		Debug:               facts.Debug,
+		NGoroutines:         runtime.NumGoroutine(),
+		NFd:                 openFiles(),
+		SystemTime:          time.Now().Format(time.RFC3339Nano),
+		LoggingDriver:       facts.LogDriver,
+		NEventsListener:     n.EventListeners,
+		KernelVersion:       kernelRelease(),
+		OperatingSystem:     name,
+		OSVersion:           osVersion,
+		OSType:              runtime.GOOS,
+		Architecture:        machine(),
+		IndexServerAddress:  "https://index.docker.io/v1/",
+		RegistryConfig:      registryConfig(facts.Insecure, facts.Mirrors),
+		NCPU:                runtime.NumCPU(),
+		MemTotal:            totalMemory(),
+		DockerRootDir:       facts.DataRoot,
+		HTTPProxy:           proxy("HTTP_PROXY"),
+		HTTPSProxy:          proxy("HTTPS_PROXY"),
+		NoProxy:             proxy("NO_PROXY"),
+		Name:                hostname,
+		Labels:              labels,
+		ExperimentalBuild:   facts.Experimental,
+		ServerVersion:       version.Version,
+		Runtimes:            facts.Runtimes,
+		DefaultRuntime:      facts.DefaultRuntime,
+		Swarm:               swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
+		LiveRestoreEnabled:  facts.LiveRestore,
+		InitBinary:          facts.InitBinary,
+		ContainerdCommit:    system.Commit{ID: s.containerd(ctx).Details["GitCommit"]},
+		RuncCommit:          commit,
+		SecurityOptions:     securityOptions(facts),
+		DefaultAddressPools: facts.AddressPools,
+		CDISpecDirs:         append([]string{}, facts.CDISpecDirs...),
+		DiscoveredDevices:   s.devices(),
 		Containerd: &system.ContainerdInfo{
-			Address:    s.facts.ContainerdAddress,
-			Namespaces: system.ContainerdNamespaces{Containers: s.facts.Namespace, Plugins: "plugins." + s.facts.Namespace},
+			Address:    facts.ContainerdAddress,
+			Namespaces: system.ContainerdNamespaces{Containers: facts.Namespace, Plugins: facts.PluginsNamespace},
 		},
-		Warnings: s.cgroup.warnings(),
+		Warnings: append(s.cgroup.warnings(), facts.Warnings...),
 	}
-	if s.facts.FirewallBackend != "" {
-		info.FirewallBackend = &system.FirewallInfo{Driver: s.facts.FirewallBackend}
+	if facts.InitBinary != "" {
+		_, info.InitCommit.ID = s.init.read(ctx, facts.InitBinary)
+	}
+	if facts.FirewallBackend != "" {
+		info.FirewallBackend = &system.FirewallInfo{Driver: facts.FirewallBackend}
 	}
 	return info, nil
 }
 
 func (s *Service) devices() []system.DeviceInfo {
-	if s.facts.CDIDevices == nil {
+	if s.sources.CDIDevices == nil {
 		return nil
 	}
 	var all []system.DeviceInfo
-	for _, id := range s.facts.CDIDevices() {
+	for _, id := range s.sources.CDIDevices() {
 		all = append(all, system.DeviceInfo{Source: "cdi", ID: id})
 	}
 	return all
 }
 
-func registryConfig(insecure []string) *registry.ServiceConfig {
-	cfg := &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{
-		"docker.io": {Name: "docker.io", Secure: true, Official: true, Mirrors: []string{}},
+func registryConfig(insecure, mirrors []string) *registry.ServiceConfig {
+	if mirrors == nil {
+		mirrors = []string{}
+	}
+	cfg := &registry.ServiceConfig{Mirrors: mirrors, IndexConfigs: map[string]*registry.IndexInfo{
+		"docker.io": {Name: "docker.io", Secure: true, Official: true, Mirrors: mirrors},
 	}}
 	for _, host := range append([]string{"127.0.0.0/8", "::1/128"}, insecure...) {
 		if p, err := netip.ParsePrefix(host); err == nil {
@@ -217,12 +268,73 @@ func registryConfig(insecure []string) *registry.ServiceConfig {
 	return cfg
 }
 
-func securityOptions(cgroupVersion string) []string {
-	opts := []string{"name=seccomp,profile=builtin"}
-	if cgroupVersion == "2" {
+func securityOptions(facts *Facts) []string {
+	var opts []string
+	switch facts.SeccompProfile {
+	case "":
+		opts = append(opts, "name=seccomp,profile=builtin")
+	default:
+		opts = append(opts, "name=seccomp,profile="+facts.SeccompProfile)
+	}
+	if _, err := os.Stat("/proc/self/ns/cgroup"); err == nil && facts.CgroupnsPrivate {
 		opts = append(opts, "name=cgroupns")
 	}
+	if facts.NoNewPrivileges {
+		opts = append(opts, "name=no-new-privileges")
+	}
 	return opts
+}
+
+// proxy returns the environment's proxy, in either case, without the password.
+func proxy(name string) string {
+	value := os.Getenv(name)
+	if value == "" {
+		value = os.Getenv(strings.ToLower(name))
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.User == nil {
+		return value
+	}
+	u.User = url.UserPassword("xxxxx", "xxxxx")
+	return u.String()
+}
+
+// initTimeout bounds the time that docker-init takes to print its version.
+const initTimeout = 5 * time.Second
+
+// initVersion remembers what docker-init says of itself.
+type initVersion struct {
+	mu                sync.Mutex // guards the fields below
+	path              string
+	version, revision string
+}
+
+// read asks the program once; "N/A" is what cannot be found out.
+func (i *initVersion) read(ctx context.Context, path string) (version, revision string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.path == path {
+		return i.version, i.revision
+	}
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
+	defer cancel()
+	version, revision = "N/A", "N/A"
+	if out, err := exec.CommandContext(ctx, path, "--version").Output(); err == nil {
+		// "tini version 0.19.0 - git.de40ad0"
+		words := strings.Fields(string(out))
+		for n, w := range words {
+			if w == "version" && n+1 < len(words) {
+				version = words[n+1]
+			}
+			if rev, ok := strings.CutPrefix(w, "git."); ok {
+				revision = rev
+			}
+		}
+	}
+	if ctx.Err() == nil {
+		i.path, i.version, i.revision = path, version, revision
+	}
+	return version, revision
 }
 
 func kernelRelease() string {

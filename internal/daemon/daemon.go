@@ -29,7 +29,7 @@ func Notify(state string) error {
 
 // NewLogger writes records as the stock daemons do: RFC 3339 times in UTC with
 // nanoseconds, levels in lower case; as JSON when asked to, else as text.
-func NewLogger(w io.Writer, level slog.Level, json bool) *slog.Logger {
+func NewLogger(w io.Writer, level slog.Leveler, json bool) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		switch {
 		case len(groups) > 0:

@@ -1,0 +1,120 @@
+package main
+
+import "github.com/spf13/pflag"
+
+// flags returns the flags, whose values are the fields of c.
+func (c *config) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("dockerd", pflag.ContinueOnError)
+	fs.SortFlags = true
+	c.daemonFlags(fs)
+	c.securityFlags(fs)
+	c.containerFlags(fs)
+	c.networkFlags(fs)
+	return fs
+}
+
+func (c *config) daemonFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&c.configFile, "config-file", c.configFile, "Daemon configuration file")
+	fs.BoolVar(&c.validate, "validate", false, "Validate daemon configuration and exit")
+	fs.BoolVarP(&c.version, "version", "v", false, "Print version information and quit")
+	fs.StringArrayVarP(&c.Hosts, "host", "H", nil, "Daemon socket(s) to connect to")
+	fs.StringVarP(&c.Group, "group", "G", c.Group, "Group for the unix socket")
+	fs.StringVar(&c.DataRoot, "data-root", c.DataRoot, "Root directory of persistent Docker state")
+	fs.StringVar(&c.ExecRoot, "exec-root", c.ExecRoot, "Root directory for execution state files")
+	fs.StringVarP(&c.Pidfile, "pidfile", "p", c.Pidfile, "Path to use for daemon PID file")
+	fs.StringVar(&c.Containerd, "containerd", "", "containerd grpc address")
+	fs.StringVar(&c.Namespace, "containerd-namespace", c.Namespace, "Containerd namespace to use")
+	fs.StringVar(&c.PluginsNamespace, "containerd-plugins-namespace", c.PluginsNamespace, "Containerd namespace to use for plugins")
+	fs.BoolVar(&c.CRI, "cri-containerd", false, "start containerd with cri")
+	fs.BoolVarP(&c.Debug, "debug", "D", false, "Enable debug mode")
+	fs.StringVarP(&c.LogLevel, "log-level", "l", c.LogLevel, `Set the logging level ("debug"|"info"|"warn"|"error"|"fatal")`)
+	fs.StringVar(&c.LogFormat, "log-format", c.LogFormat, `Set the logging format ("text"|"json")`)
+	fs.BoolVar(&c.RawLogs, "raw-logs", false, "Full timestamps without ANSI coloring")
+	fs.BoolVar(&c.LiveRestore, "live-restore", false, "Enable live restore of docker when containers are still running")
+	fs.IntVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "Set the default shutdown timeout")
+	fs.StringArrayVar(&c.Labels, "label", nil, "Set key=value labels to the daemon")
+	fs.BoolVar(&c.Experimental, "experimental", false, "Enable experimental features")
+	fs.Var(&c.Features, "feature", "Enable feature in the daemon")
+	fs.StringVar(&c.MetricsAddr, "metrics-addr", "", "Set default address and port to serve the metrics api on")
+	fs.StringVar(&c.Proxies.HTTP, "http-proxy", "", "HTTP proxy URL to use for outgoing traffic")
+	fs.StringVar(&c.Proxies.HTTPS, "https-proxy", "", "HTTPS proxy URL to use for outgoing traffic")
+	fs.StringVar(&c.Proxies.No, "no-proxy", "", "Comma-separated list of hosts or IP addresses for which the proxy is skipped")
+	fs.StringArrayVar(&c.Mirrors, "registry-mirror", nil, "Preferred registry mirror")
+	fs.StringArrayVar(&c.InsecureRegistry, "insecure-registry", nil, "Enable insecure registry communication")
+	fs.IntVar(&c.MaxDownloads, "max-concurrent-downloads", c.MaxDownloads, "Set the max concurrent downloads")
+	fs.IntVar(&c.MaxUploads, "max-concurrent-uploads", c.MaxUploads, "Set the max concurrent uploads")
+	fs.IntVar(&c.DownloadAttempts, "max-download-attempts", c.DownloadAttempts, "Set the max download attempts for each pull")
+	fs.StringVarP(&c.StorageDriver, "storage-driver", "s", "", "Storage driver to use")
+	fs.StringArrayVar(&c.StorageOpts, "storage-opt", nil, "Storage driver options")
+	fs.StringVar(&c.AdvertiseAddr, "swarm-default-advertise-addr", "", "Set default address or interface for swarm advertised address")
+	fs.StringArrayVar(&c.GenericResources, "node-generic-resource", nil, "Advertise user-defined resource")
+	fs.BoolVar(&c.Rootless, "rootless", false, "Enable rootless mode")
+	fs.BoolP("restart", "r", true, "Does nothing: restart policies say what is restarted")
+	_ = fs.MarkDeprecated("restart", "use a restart policy on docker run")
+}
+
+func (c *config) securityFlags(fs *pflag.FlagSet) {
+	fs.VarPF(optBool{&c.TLS}, "tls", "", "Use TLS; implied by --tlsverify").NoOptDefVal = "true"
+	fs.VarPF(optBool{&c.TLSVerify}, "tlsverify", "", "Use TLS and verify the remote").NoOptDefVal = "true"
+	fs.StringVar(&c.TLSCACert, "tlscacert", "", `Trust certs signed only by this CA (default "~/.docker/ca.pem")`)
+	fs.StringVar(&c.TLSCert, "tlscert", "", `Path to TLS certificate file (default "~/.docker/cert.pem")`)
+	fs.StringVar(&c.TLSKey, "tlskey", "", `Path to TLS key file (default "~/.docker/key.pem")`)
+	fs.StringArrayVar(&c.Authorization, "authorization-plugin", nil, "Authorization plugins to load")
+	fs.StringVar(&c.SeccompProfile, "seccomp-profile", c.SeccompProfile, `Path to seccomp profile. Set to "unconfined" to disable the default seccomp profile`)
+	fs.BoolVar(&c.SELinux, "selinux-enabled", false, "Enable selinux support")
+	fs.BoolVar(&c.NoNewPrivileges, "no-new-privileges", false, "Set no-new-privileges by default for new containers")
+	fs.StringVar(&c.UsernsRemap, "userns-remap", "", "User/Group setting for user namespaces")
+}
+
+func (c *config) containerFlags(fs *pflag.FlagSet) {
+	fs.Var(&c.Runtimes, "add-runtime", "Register an additional OCI compatible runtime")
+	fs.StringVar(&c.DefaultRuntime, "default-runtime", c.DefaultRuntime, "Default OCI runtime for containers")
+	fs.IntVar(&c.StopTimeout, "default-stop-timeout", c.StopTimeout, "Seconds to wait for a container to stop before it is killed")
+	fs.Var(&c.ShmSize, "default-shm-size", "Default shm size for containers")
+	fs.StringVar(&c.IPCMode, "default-ipc-mode", "", `Default mode for containers ipc ("shareable" | "private")`)
+	fs.StringVar(&c.CgroupNS, "default-cgroupns-mode", "", `Default mode for containers cgroup namespace ("host" | "private")`)
+	fs.Var(&c.Ulimits, "default-ulimit", "Default ulimits for containers")
+	fs.StringVar(&c.LogDriver, "log-driver", c.LogDriver, "Default driver for container logs")
+	fs.Var(&c.LogOpts, "log-opt", "Default log driver options for containers")
+	fs.StringVar(&c.CgroupParent, "cgroup-parent", "", "Set parent cgroup for all containers")
+	fs.StringArrayVar(&c.ExecOpts, "exec-opt", nil, "Runtime execution options")
+	fs.Int64Var(&c.CPURealtimePeriod, "cpu-rt-period", 0, "Limit the CPU real-time period in microseconds for the parent cgroup for all containers")
+	fs.Int64Var(&c.CPURealtimeRun, "cpu-rt-runtime", 0, "Limit the CPU real-time runtime in microseconds for the parent cgroup for all containers")
+	fs.BoolVar(&c.Init, "init", false, "Run an init in the container to forward signals and reap processes")
+	fs.StringVar(&c.InitPath, "init-path", "", "Path to the docker-init binary")
+	fs.StringArrayVar(&c.CDISpecDirs, "cdi-spec-dir", c.CDISpecDirs, "CDI specification directories to use")
+	fs.Var(&c.NRI, "nri-opts", "Node Resource Interface configuration")
+}
+
+func (c *config) networkFlags(fs *pflag.FlagSet) {
+	fs.StringVarP(&c.Bridge, "bridge", "b", "", "Attach containers to a network bridge (\"none\" disables the default bridge)")
+	fs.StringVar(&c.BIP, "bip", "", "IPv4 address for the default bridge")
+	fs.StringVar(&c.BIP6, "bip6", "", "IPv6 address for the default bridge")
+	fs.StringVar(&c.FixedCIDR, "fixed-cidr", "", "IPv4 subnet for the default bridge network")
+	fs.StringVar(&c.FixedCIDR6, "fixed-cidr-v6", "", "IPv6 subnet for the default bridge network")
+	fs.StringVar(&c.Gateway, "default-gateway", "", "Default gateway IPv4 address for the default bridge network")
+	fs.StringVar(&c.Gateway6, "default-gateway-v6", "", "Default gateway IPv6 address for the default bridge network")
+	fs.IntVar(&c.MTU, "mtu", c.MTU, "Set the MTU for the default bridge network")
+	fs.BoolVar(&c.ICC, "icc", c.ICC, "Enable inter-container communication for the default bridge network")
+	fs.BoolVar(&c.IPv6, "ipv6", false, "Enable IPv6 networking for the default bridge network")
+	fs.BoolVar(&c.IPForward, "ip-forward", c.IPForward, "Enable IP forwarding in system configuration")
+	fs.BoolVar(&c.IPForwardNoDrop, "ip-forward-no-drop", false, "Do not set the filter-FORWARD policy to DROP when enabling IP forwarding")
+	fs.BoolVar(&c.IPMasq, "ip-masq", c.IPMasq, "Enable IP masquerading for the default bridge network")
+	fs.BoolVar(&c.IPTables, "iptables", c.IPTables, "Enable addition of firewall rules")
+	fs.BoolVar(&c.IP6Tables, "ip6tables", c.IP6Tables, "Enable addition of IPv6 firewall rules")
+	fs.StringVar(&c.FirewallBackend, "firewall-backend", "", "Firewall backend to use, iptables or nftables")
+	fs.BoolVar(&c.DirectRouting, "allow-direct-routing", false, "Allow remote access to published ports on container IP addresses")
+	fs.StringVar(&c.AcceptFwmark, "bridge-accept-fwmark", "", "In bridge networks, accept packets with this firewall mark/mask")
+	fs.StringVar(&c.BindIP, "ip", "", "Host IP for port publishing from the default bridge network (default 0.0.0.0)")
+	fs.StringArrayVar(&c.HostGatewayIPs, "host-gateway-ip", nil, "IP addresses that the special 'host-gateway' string in --add-host resolves to")
+	fs.BoolVar(&c.UserlandProxy, "userland-proxy", c.UserlandProxy, "Use userland proxy for loopback traffic")
+	fs.StringVar(&c.UserlandProxyPath, "userland-proxy-path", "", "Path to the userland proxy binary")
+	fs.Var(&c.AddressPools, "default-address-pool", "Default address pools for node specific local networks")
+	fs.Var(&c.NetworkOpts, "default-network-opt", "Default network options")
+	fs.StringArrayVar(&c.DNS, "dns", nil, "DNS server to use")
+	fs.StringArrayVar(&c.DNSSearch, "dns-search", nil, "DNS search domains to use")
+	fs.StringArrayVar(&c.DNSOpts, "dns-opt", nil, "DNS options to use")
+	fs.IntVar(&c.ControlPlaneMTU, "network-control-plane-mtu", c.ControlPlaneMTU, "Network Control plane MTU")
+	fs.IntVar(&c.DiagnosticPort, "network-diagnostic-port", 0, "TCP port number of the network diagnostic server")
+	_ = fs.MarkHidden("network-diagnostic-port")
+}
