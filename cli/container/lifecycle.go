@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
@@ -344,44 +343,5 @@ func newExportCommand(s *session.Session) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
-	return cmd
-}
-
-func newPruneCommand(s *session.Session) *cobra.Command {
-	var force bool
-	var filters []string
-	cmd := &cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove all stopped containers", Args: session.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ok, err := s.Confirm(force, "WARNING! This will remove all stopped containers.")
-			if !ok || err != nil {
-				return err
-			}
-			f, err := session.Filters(filters)
-			if err != nil {
-				return err
-			}
-			c, err := s.Client()
-			if err != nil {
-				return err
-			}
-			res, err := c.ContainerPrune(cmd.Context(), client.ContainerPruneOptions{Filters: f})
-			if err != nil {
-				return err
-			}
-			if len(res.Report.ContainersDeleted) > 0 {
-				fmt.Fprintln(s.Out, "Deleted Containers:")
-				for _, id := range res.Report.ContainersDeleted {
-					fmt.Fprintln(s.Out, id)
-				}
-				fmt.Fprintln(s.Out)
-			}
-			fmt.Fprintln(s.Out, "Total reclaimed space:", units.HumanSize(float64(res.Report.SpaceReclaimed)))
-			return nil
-		},
-	}
-	fs := cmd.Flags()
-	fs.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	fs.StringArrayVar(&filters, "filter", nil, "Provide filter values (e.g. \"until=<timestamp>\")")
 	return cmd
 }

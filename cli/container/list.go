@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -20,12 +21,15 @@ import (
 	"lighter/cli/session"
 )
 
-var listColumns = []format.Column{
-	{Key: "ID", Header: "CONTAINER ID"}, {Key: "Image", Header: "IMAGE"}, {Key: "Command", Header: "COMMAND"},
-	{Key: "RunningFor", Header: "CREATED"}, {Key: "CreatedAt", Header: "CREATED AT"}, {Key: "Status", Header: "STATUS"},
-	{Key: "State", Header: "STATE"}, {Key: "Ports", Header: "PORTS"}, {Key: "Names", Header: "NAMES"},
-	{Key: "Size", Header: "SIZE"}, {Key: "Labels", Header: "LABELS"}, {Key: "Mounts", Header: "MOUNTS"},
-	{Key: "LocalVolumes", Header: "LOCAL VOLUMES"}, {Key: "Networks", Header: "NETWORKS"},
+// Columns are those of a list of containers.
+var Columns = []format.Column{
+	{Key: "ID", Header: "CONTAINER ID", Raw: "container_id"}, {Key: "Image", Header: "IMAGE", Raw: "image"},
+	{Key: "Command", Header: "COMMAND", Raw: "command"}, {Key: "RunningFor", Header: "CREATED"},
+	{Key: "CreatedAt", Header: "CREATED AT", Raw: "created_at"}, {Key: "State", Header: "STATE", Raw: "state"},
+	{Key: "Status", Header: "STATUS", Raw: "status"}, {Key: "HealthStatus", Header: "HEALTH STATUS"},
+	{Key: "Names", Header: "NAMES", Raw: "names"}, {Key: "Labels", Header: "LABELS", Raw: "labels"},
+	{Key: "Ports", Header: "PORTS", Raw: "ports"}, {Key: "Size", Header: "SIZE"}, {Key: "Mounts", Header: "MOUNTS"},
+	{Key: "LocalVolumes", Header: "LOCAL VOLUMES"}, {Key: "Networks", Header: "NETWORKS"}, {Key: "Platform", Header: "PLATFORM"},
 }
 
 func newListCommand(s *session.Session) *cobra.Command {
@@ -44,7 +48,10 @@ func newListCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			opts := client.ContainerListOptions{All: all, Size: size, Limit: last, Filters: f}
+			if spec == "" && !quiet {
+				spec = s.Config().PsFormat
+			}
+			opts := client.ContainerListOptions{All: all, Size: size || strings.Contains(spec, ".Size"), Limit: last, Filters: f}
 			if latest {
 				opts.Limit = 1
 			}
@@ -52,10 +59,10 @@ func newListCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if spec == "" {
-				spec = s.Config().PsFormat
-			}
 			if quiet {
+				if cmd.Flags().Changed("format") {
+					fmt.Fprintln(s.Err, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+				}
 				for _, ctr := range list.Items {
 					id := ctr.ID
 					if !noTrunc {
@@ -71,9 +78,9 @@ func newListCommand(s *session.Session) *cobra.Command {
 			}
 			rows := make([]map[string]string, 0, len(list.Items))
 			for _, ctr := range list.Items {
-				rows = append(rows, row(ctr, noTrunc))
+				rows = append(rows, Row(ctr, noTrunc))
 			}
-			return format.Rows(s.Out, spec, shown, listColumns, rows)
+			return format.Rows(s.Out, spec, shown, Columns, rows)
 		},
 	}
 	fs := cmd.Flags()
@@ -82,13 +89,14 @@ func newListCommand(s *session.Session) *cobra.Command {
 	fs.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
 	fs.BoolVarP(&size, "size", "s", false, "Display total file sizes")
 	fs.BoolVarP(&latest, "latest", "l", false, "Show the latest created container (includes all states)")
-	fs.IntVarP(&last, "last", "n", 0, "Show n last created containers (includes all states)")
+	fs.IntVarP(&last, "last", "n", -1, "Show n last created containers (includes all states)")
 	fs.StringArrayVarP(&filters, "filter", "f", nil, "Filter output based on conditions provided")
 	fs.StringVar(&spec, "format", "", "Format output using a custom template")
 	return cmd
 }
 
-func row(c container.Summary, noTrunc bool) map[string]string {
+// Row is a container as its columns.
+func Row(c container.Summary, noTrunc bool) map[string]string {
 	id, image, command := c.ID, c.Image, strconv.Quote(c.Command)
 	if image == "" {
 		image = "<no image>"
@@ -120,21 +128,25 @@ func row(c container.Summary, noTrunc bool) map[string]string {
 	if c.NetworkSettings != nil {
 		networks = slices.Sorted(maps.Keys(c.NetworkSettings.Networks))
 	}
-	labels := make([]string, 0, len(c.Labels))
-	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
-		labels = append(labels, k+"="+c.Labels[k])
-	}
 	created := time.Unix(c.Created, 0)
 	size := units.HumanSizeWithPrecision(float64(c.SizeRw), 3)
 	if c.SizeRootFs > 0 {
 		size += " (virtual " + units.HumanSizeWithPrecision(float64(c.SizeRootFs), 3) + ")"
 	}
-	return map[string]string{
+	r := map[string]string{
 		"ID": id, "Image": image, "Command": command, "CreatedAt": created.Format("2006-01-02 15:04:05 -0700 MST"),
 		"RunningFor": units.HumanDuration(time.Since(created)) + " ago", "State": string(c.State), "Status": c.Status,
-		"Ports": displayPorts(c.Ports), "Names": strings.Join(names, ","), "Size": size, "Labels": strings.Join(labels, ","),
+		"Ports": displayPorts(c.Ports), "Names": strings.Join(names, ","), "Size": size, "HealthStatus": "", "Platform": "",
 		"Mounts": strings.Join(mounts, ","), "LocalVolumes": strconv.Itoa(volumes), "Networks": strings.Join(networks, ","),
 	}
+	if c.Health != nil {
+		r["HealthStatus"] = string(c.Health.Status)
+	}
+	if d := c.ImageManifestDescriptor; d != nil && d.Platform != nil {
+		r["Platform"] = platforms.Format(*d.Platform)
+	}
+	format.SetLabels(r, c.Labels)
+	return r
 }
 
 // displayPorts writes ports as ps shows them, consecutive ones as a range.

@@ -136,7 +136,10 @@ func newInspectCommand(s *session.Session) *cobra.Command {
 			if len(args) == 0 {
 				args = []string{s.ContextName()}
 			}
-			return inspect.Print(s.Out, args, spec, func(name string) (json.RawMessage, error) { return describe(s, name) })
+			return inspect.Print(s.Out, args, spec, func(name string) (inspect.Object, error) {
+				raw, err := describe(s, name)
+				return inspect.Object{Raw: raw}, err
+			})
 		},
 		ValidArgsFunction: Names(s, 0),
 	}

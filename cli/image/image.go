@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/pkg/authconfig"
-	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -363,142 +361,4 @@ func newHistoryCommand(s *session.Session) *cobra.Command {
 	fs.BoolVarP(&human, "human", "H", true, "Print sizes and dates in human readable format")
 	fs.StringVar(&spec, "format", "", "Format output using a custom template")
 	return cmd
-}
-
-var listColumns = []format.Column{
-	{Key: "Repository", Header: "REPOSITORY"}, {Key: "Tag", Header: "TAG"}, {Key: "Digest", Header: "DIGEST"},
-	{Key: "ID", Header: "IMAGE ID"}, {Key: "CreatedSince", Header: "CREATED"}, {Key: "CreatedAt", Header: "CREATED AT"},
-	{Key: "Size", Header: "SIZE"}, {Key: "Containers", Header: "CONTAINERS"}, {Key: "SharedSize", Header: "SHARED SIZE"},
-	{Key: "UniqueSize", Header: "UNIQUE SIZE"},
-	{Key: "Image", Header: "IMAGE"}, {Key: "DiskUsage", Header: "DISK USAGE"}, {Key: "ContentSize", Header: "CONTENT SIZE"}, {Key: "Extra", Header: "EXTRA"},
-}
-
-func newListCommand(s *session.Session) *cobra.Command {
-	var all, quiet, noTrunc, digests bool
-	var filters []string
-	var spec string
-	cmd := &cobra.Command{
-		Use: "images [OPTIONS] [REPOSITORY[:TAG]]", Short: "List images", Args: session.Between(0, 1), Aliases: []string{"ls", "list"},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := session.Filters(filters)
-			if err != nil {
-				return err
-			}
-			if len(args) == 1 {
-				f.Add("reference", args[0])
-			}
-			c, err := s.Client()
-			if err != nil {
-				return err
-			}
-			list, err := c.ImageList(cmd.Context(), client.ImageListOptions{All: all, Filters: f})
-			if err != nil {
-				return err
-			}
-			if spec == "" && !quiet {
-				spec = s.Config().ImagesFormat
-			}
-			_, dangling := f["dangling"]
-			return printList(s, list.Items, view{
-				all: all || dangling, quiet: quiet, noTrunc: noTrunc, digests: digests, spec: spec,
-			})
-		},
-	}
-	fs := cmd.Flags()
-	fs.BoolVarP(&all, "all", "a", false, "Show all images (default hides intermediate and dangling images)")
-	fs.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")
-	fs.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
-	fs.BoolVar(&digests, "digests", false, "Show digests")
-	fs.StringArrayVarP(&filters, "filter", "f", nil, "Filter output based on conditions provided")
-	fs.StringVar(&spec, "format", "", "Format output using a custom template")
-	return cmd
-}
-
-// view is how a list of images is shown.
-type view struct {
-	all, quiet, noTrunc, digests bool
-	spec                         string
-}
-
-func printList(s *session.Session, images []imagetypes.Summary, v view) error {
-	// The plain list is Docker's newer one: a row per tag, sorted by name.
-	plain := v.spec == "" && !v.quiet && !v.noTrunc && !v.digests
-	var rows []map[string]string
-	for _, img := range images {
-		id := img.ID
-		if !v.noTrunc {
-			id = format.ShortID(id)
-		}
-		if len(img.RepoTags) == 0 && !v.all && (plain || v.quiet) {
-			continue
-		}
-		if v.quiet {
-			fmt.Fprintln(s.Out, id)
-			continue
-		}
-		base := map[string]string{
-			"ID": id, "CreatedSince": units.HumanDuration(time.Since(time.Unix(img.Created, 0))) + " ago",
-			"CreatedAt": time.Unix(img.Created, 0).Format("2006-01-02 15:04:05 -0700 MST"),
-			"Size":      units.HumanSizeWithPrecision(float64(img.Size), 3), "Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
-			"DiskUsage": units.HumanSizeWithPrecision(float64(img.Size), 3), "ContentSize": units.HumanSizeWithPrecision(float64(img.SharedSize), 3), "Extra": "",
-		}
-		if img.Containers >= 0 {
-			base["Containers"] = fmt.Sprint(img.Containers)
-			if img.Containers > 0 {
-				base["Extra"] = "U"
-			}
-		}
-		base["ContentSize"] = contentSize(img)
-		tags := img.RepoTags
-		if len(tags) == 0 {
-			tags = []string{"<none>:<none>"}
-		}
-		for _, ref := range tags {
-			row := make(map[string]string, len(base)+4)
-			for k, val := range base {
-				row[k] = val
-			}
-			i := strings.LastIndexByte(ref, ':')
-			row["Repository"], row["Tag"], row["Image"] = ref[:i], ref[i+1:], ref
-			row["Digest"] = digestOf(img.RepoDigests, ref[:i])
-			if ref == "<none>:<none>" {
-				row["Image"] = "<untagged>"
-			}
-			rows = append(rows, row)
-		}
-	}
-	if v.quiet {
-		return nil
-	}
-	if plain {
-		slices.SortStableFunc(rows, func(a, b map[string]string) int { return strings.Compare(a["Image"], b["Image"]) })
-		return format.Rows(s.Out, "", []string{"Image", "ID", "DiskUsage", "ContentSize", "Extra"}, listColumns, rows)
-	}
-	shown := []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}
-	if v.digests {
-		shown = []string{"Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"}
-	}
-	return format.Rows(s.Out, v.spec, shown, listColumns, rows)
-}
-
-// contentSize is the size of the compressed blobs, which engines report per
-// manifest; without that it is not known.
-func contentSize(img imagetypes.Summary) string {
-	var n int64
-	for _, m := range img.Manifests {
-		n += m.Size.Content
-	}
-	if n == 0 {
-		return units.HumanSizeWithPrecision(float64(img.Size), 3)
-	}
-	return units.HumanSizeWithPrecision(float64(n), 3)
-}
-
-func digestOf(repoDigests []string, repo string) string {
-	for _, d := range repoDigests {
-		if name, digest, ok := strings.Cut(d, "@"); ok && name == repo {
-			return digest
-		}
-	}
-	return "<none>"
 }

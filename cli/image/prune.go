@@ -1,63 +1,45 @@
 package image
 
 import (
-	"fmt"
+	"context"
+	"maps"
 	"strconv"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"lighter/cli/prune"
 	"lighter/cli/session"
 )
 
 func newPruneCommand(s *session.Session) *cobra.Command {
-	var all, force bool
-	var filters []string
-	cmd := &cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: session.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := session.Filters(filters)
-			if err != nil {
-				return err
-			}
-			if _, ok := f["dangling"]; all || !ok {
-				f["dangling"] = map[string]bool{strconv.FormatBool(!all): true}
-			}
-			warning := "WARNING! This will remove all dangling images."
+	return prune.Verb{
+		Short: "Remove unused images", Filter: `Provide filter values (e.g. "until=<timestamp>")`,
+		All: "Remove all unused images, not just dangling ones",
+		Warning: func(all bool, _ client.Filters) (string, error) {
 			if all {
-				warning = "WARNING! This will remove all images without at least one container associated to them."
+				return "WARNING! This will remove all images without at least one container associated to them.", nil
 			}
-			ok, err := s.Confirm(force, warning)
-			if !ok || err != nil {
-				return err
-			}
-			c, err := s.Client()
-			if err != nil {
-				return err
-			}
-			res, err := c.ImagePrune(cmd.Context(), client.ImagePruneOptions{Filters: f})
-			if err != nil {
-				return err
-			}
-			if len(res.Report.ImagesDeleted) > 0 {
-				fmt.Fprintln(s.Out, "Deleted Images:")
-				for _, r := range res.Report.ImagesDeleted {
-					if r.Untagged != "" {
-						fmt.Fprintln(s.Out, "untagged:", r.Untagged)
-					} else {
-						fmt.Fprintln(s.Out, "deleted:", r.Deleted)
-					}
-				}
-				fmt.Fprintln(s.Out)
-			}
-			fmt.Fprintln(s.Out, "Total reclaimed space:", units.HumanSize(float64(res.Report.SpaceReclaimed)))
-			return nil
+			return "WARNING! This will remove all dangling images.", nil
 		},
+		Prune: Prune,
+	}.Command(s)
+}
+
+// Prune removes dangling images; with all every image without a container.
+func Prune(ctx context.Context, c client.APIClient, f client.Filters, all bool) (prune.Report, error) {
+	f = maps.Clone(f)
+	if _, ok := f["dangling"]; all || !ok {
+		f["dangling"] = map[string]bool{strconv.FormatBool(!all): true}
 	}
-	fs := cmd.Flags()
-	fs.BoolVarP(&all, "all", "a", false, "Remove all unused images, not just dangling ones")
-	fs.StringArrayVar(&filters, "filter", nil, "Provide filter values (e.g. \"until=<timestamp>\")")
-	fs.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	return cmd
+	res, err := c.ImagePrune(ctx, client.ImagePruneOptions{Filters: f})
+	r := prune.Report{Heading: "Deleted Images", Reclaimed: res.Report.SpaceReclaimed}
+	for _, d := range res.Report.ImagesDeleted {
+		if d.Untagged != "" {
+			r.Lines = append(r.Lines, "untagged: "+d.Untagged)
+		} else {
+			r.Lines = append(r.Lines, "deleted: "+d.Deleted)
+		}
+	}
+	return r, err
 }

@@ -24,36 +24,42 @@ type Lookup struct {
 	Get  Getter
 }
 
-// Getter fetches the raw JSON of the object called name.
-type Getter func(ctx context.Context, c client.APIClient, name string) (json.RawMessage, error)
+// Object is what an engine says of one object.
+type Object struct {
+	Raw   json.RawMessage // as it was sent
+	Typed any             // the part that this program knows; nil if it has no type for it
+}
+
+// Getter fetches the object called name.
+type Getter func(ctx context.Context, c client.APIClient, name string) (Object, error)
 
 // Container returns the getter of containers, size with their disk usage.
 func Container(size *bool) Getter {
-	return func(ctx context.Context, c client.APIClient, name string) (json.RawMessage, error) {
+	return func(ctx context.Context, c client.APIClient, name string) (Object, error) {
 		r, err := c.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: *size})
-		return r.Raw, err
+		return Object{r.Raw, r.Container}, err
 	}
 }
 
 // Image gets an image.
-func Image(ctx context.Context, c client.APIClient, name string) (json.RawMessage, error) {
+func Image(ctx context.Context, c client.APIClient, name string) (Object, error) {
 	var raw bytes.Buffer
-	_, err := c.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
-	return raw.Bytes(), err
+	r, err := c.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
+	return Object{raw.Bytes(), r.InspectResponse}, err
 }
 
 // Network returns the getter of networks.
 func Network(verbose *bool) Getter {
-	return func(ctx context.Context, c client.APIClient, name string) (json.RawMessage, error) {
+	return func(ctx context.Context, c client.APIClient, name string) (Object, error) {
 		r, err := c.NetworkInspect(ctx, name, client.NetworkInspectOptions{Verbose: *verbose})
-		return r.Raw, err
+		return Object{r.Raw, r.Network}, err
 	}
 }
 
 // Volume gets a volume.
-func Volume(ctx context.Context, c client.APIClient, name string) (json.RawMessage, error) {
+func Volume(ctx context.Context, c client.APIClient, name string) (Object, error) {
 	r, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
-	return r.Raw, err
+	return Object{r.Raw, r.Volume}, err
 }
 
 // Command returns the inspect verb of one noun; arg stands for a name in the
@@ -67,7 +73,7 @@ func Command(s *session.Session, arg, short string, get Getter) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return Print(s.Out, args, spec, func(name string) (json.RawMessage, error) { return get(cmd.Context(), c, name) })
+			return Print(s.Out, args, spec, func(name string) (Object, error) { return get(cmd.Context(), c, name) })
 		},
 	}
 	cmd.Flags().StringVarP(&spec, "format", "f", "", "Format output using a custom template")
@@ -76,44 +82,36 @@ func Command(s *session.Session, arg, short string, get Getter) *cobra.Command {
 
 // First tries lookups in order and returns the first object found; kind, when
 // not "", is what the user asked for.
-func First(ctx context.Context, c client.APIClient, name string, lookups []Lookup, kind string) (json.RawMessage, error) {
+func First(ctx context.Context, c client.APIClient, name string, lookups []Lookup, kind string) (Object, error) {
 	for _, l := range lookups {
-		raw, err := l.Get(ctx, c, name)
+		found, err := l.Get(ctx, c, name)
 		if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) {
-			return raw, err
+			return found, err
 		}
 	}
 	if kind == "" {
 		kind = "object"
 	}
-	return nil, fmt.Errorf("error: no such %s: %s", kind, name)
+	return Object{}, fmt.Errorf("error: no such %s: %s", kind, name)
 }
 
 // Print prints the objects named: as an array, as lines of JSON for the spec
 // "json", or each through the template spec. Those that get does not find are
 // reported together at the end.
-func Print(w io.Writer, names []string, spec string, get func(name string) (json.RawMessage, error)) error {
+func Print(w io.Writer, names []string, spec string, get func(name string) (Object, error)) error {
 	var failed []error
 	found := []json.RawMessage{}
 	for _, name := range names {
-		raw, err := get(name)
+		object, err := get(name)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
 		if spec == "" || spec == "json" {
-			found = append(found, raw)
+			found = append(found, object.Raw)
 			continue
 		}
-		// Through a map: templates then reach every field that the engine
-		// sent, also those that this program does not know.
-		var v any
-		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber()
-		if err := dec.Decode(&v); err != nil {
-			return err
-		}
-		if err := format.Template(w, spec, v); err != nil {
+		if err := execute(w, spec, object); err != nil {
 			failed = append(failed, err)
 		}
 	}
@@ -128,6 +126,51 @@ func Print(w io.Writer, names []string, spec string, get func(name string) (json
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// execute prints the object through a template: by its type, which has every
+// field even if the engine left it out, else by what the engine sent, which may
+// have more.
+func execute(w io.Writer, spec string, object Object) error {
+	var out bytes.Buffer
+	if object.Typed != nil && format.Template(&out, spec, object.Typed) == nil {
+		_, err := out.WriteTo(w)
+		return err
+	}
+	out.Reset()
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(object.Raw))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return err
+	}
+	if err := format.Template(&out, spec, numbers(v)); err != nil {
+		return err
+	}
+	_, err := out.WriteTo(w)
+	return err
+}
+
+// numbers makes whole numbers integers, which templates can compare and print.
+func numbers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = numbers(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = numbers(v[i])
+		}
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+	}
+	return v
 }
 
 func array(w io.Writer, found []json.RawMessage) error {

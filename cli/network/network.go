@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
-	"lighter/cli/format"
 	"lighter/cli/inspect"
 	"lighter/cli/session"
 )
@@ -28,60 +25,6 @@ func Command(s *session.Session) *cobra.Command {
 	inspection.Flags().BoolVarP(&verbose, "verbose", "v", false, "Verbose output for diagnostics")
 	cmd.AddCommand(newListCommand(s), newCreateCommand(s), newRemoveCommand(s), newConnectCommand(s), newDisconnectCommand(s),
 		newPruneCommand(s), inspection)
-	return cmd
-}
-
-func newListCommand(s *session.Session) *cobra.Command {
-	var quiet, noTrunc bool
-	var filters []string
-	var spec string
-	cmd := &cobra.Command{
-		Use: "ls [OPTIONS]", Short: "List networks", Args: session.NoArgs, Aliases: []string{"list"},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := session.Filters(filters)
-			if err != nil {
-				return err
-			}
-			c, err := s.Client()
-			if err != nil {
-				return err
-			}
-			list, err := c.NetworkList(cmd.Context(), client.NetworkListOptions{Filters: f})
-			if err != nil {
-				return err
-			}
-			if spec == "" && !quiet {
-				spec = s.Config().NetworksFormat
-			}
-			var rows []map[string]string
-			for _, n := range list.Items {
-				id := n.ID
-				if !noTrunc {
-					id = format.ShortID(id)
-				}
-				if quiet {
-					fmt.Fprintln(s.Out, id)
-					continue
-				}
-				rows = append(rows, map[string]string{
-					"ID": id, "Name": n.Name, "Driver": n.Driver, "Scope": n.Scope,
-					"IPv4": strconv.FormatBool(n.EnableIPv4), "IPv6": strconv.FormatBool(n.EnableIPv6), "Internal": strconv.FormatBool(n.Internal),
-				})
-			}
-			if quiet {
-				return nil
-			}
-			return format.Rows(s.Out, spec, []string{"ID", "Name", "Driver", "Scope"}, []format.Column{
-				{Key: "ID", Header: "NETWORK ID"}, {Key: "Name", Header: "NAME"}, {Key: "Driver", Header: "DRIVER"}, {Key: "Scope", Header: "SCOPE"},
-				{Key: "IPv4", Header: "IPV4"}, {Key: "IPv6", Header: "IPV6"}, {Key: "Internal", Header: "INTERNAL"},
-			}, rows)
-		},
-	}
-	fs := cmd.Flags()
-	fs.BoolVarP(&quiet, "quiet", "q", false, "Only display network IDs")
-	fs.BoolVar(&noTrunc, "no-trunc", false, "Do not truncate the output")
-	fs.StringArrayVarP(&filters, "filter", "f", nil, "Provide filter values (e.g. \"driver=bridge\")")
-	fs.StringVar(&spec, "format", "", "Format output using a custom template")
 	return cmd
 }
 
@@ -176,39 +119,5 @@ func newDisconnectCommand(s *session.Session) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the container to disconnect from a network")
-	return cmd
-}
-
-func newPruneCommand(s *session.Session) *cobra.Command {
-	var force bool
-	var filters []string
-	cmd := &cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: session.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := session.Filters(filters)
-			if err != nil {
-				return err
-			}
-			ok, err := s.Confirm(force, "WARNING! This will remove all custom networks not used by at least one container.")
-			if !ok || err != nil {
-				return err
-			}
-			c, err := s.Client()
-			if err != nil {
-				return err
-			}
-			res, err := c.NetworkPrune(cmd.Context(), client.NetworkPruneOptions{Filters: f})
-			if err != nil {
-				return err
-			}
-			if len(res.Report.NetworksDeleted) > 0 {
-				fmt.Fprintf(s.Out, "Deleted Networks:\n%s\n\n", strings.Join(res.Report.NetworksDeleted, "\n"))
-			}
-			return nil
-		},
-	}
-	fs := cmd.Flags()
-	fs.StringArrayVar(&filters, "filter", nil, "Provide filter values (e.g. \"until=<timestamp>\")")
-	fs.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
 	return cmd
 }

@@ -32,7 +32,7 @@ func TestManagementVerbs(t *testing.T) {
 				{args: []string{"volume", "inspect", "none"}, code: 1, stdout: `\[\]\n`, stderr: "none"},
 				{args: []string{"network", "prune", "-f"}, stdout: "Deleted Networks:\nspare\n\n"},
 				{args: []string{"volume", "prune", "-f"}, stdout: "Total reclaimed space: 0B\n"},
-				{args: []string{"volume", "prune", "-af"}, stdout: "Deleted Volumes:\nspare\n\nTotal reclaimed space: 0B\n"},
+				{args: []string{"volume", "prune", "-af"}, stdout: "Deleted Volumes:\nspare\n\nTotal reclaimed space: [0-9.]+k?B\n"},
 				{args: []string{"image", "prune", "-f"}, stdout: "Total reclaimed space: 0B\n"},
 				{args: []string{"ps", "--filter", "name=none"}, stdout: `CONTAINER ID +IMAGE +COMMAND +CREATED +STATUS +PORTS +NAMES\n`},
 				{args: []string{"help", "nothing"}, code: 1, stderr: "unknown help topic: nothing"},
