@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -156,8 +157,8 @@ func (m *Manager) freeLocked(rec *sandboxRecord) {
 }
 
 func (m *Manager) freeEndpointLocked(ep *endpointRecord) {
-	if n := m.networks[ep.NetworkID]; n != nil && n.pool != nil && ep.Addr.IsValid() {
-		n.pool.Release(ep.Addr.Addr())
+	if n := m.networks[ep.NetworkID]; n != nil {
+		n.release(ep)
 	}
 }
 
@@ -185,7 +186,7 @@ func (m *Manager) wantedLocked(req *Request) ([]want, error) {
 	for ref, settings := range req.Endpoints {
 		if ref == network.NetworkDefault || ref == network.NetworkBridge {
 			ref = mode
-			if own.pool != nil {
+			if own.driver != nil {
 				ref = network.NetworkBridge
 			}
 		}
@@ -240,58 +241,97 @@ func boolInt(b bool) int {
 // endpointLocked reserves an endpoint of n for the sandbox.
 func (m *Manager) endpointLocked(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (*endpointRecord, error) {
 	ep := &endpointRecord{NetworkID: n.Network.ID, EndpointID: newID(), Settings: s}
-	userDefined := n.hasNames()
 	ipam := s.IPAMConfig
 	if ipam == nil {
 		ipam = &network.EndpointIPAMConfig{}
 	}
 	switch {
-	case !userDefined && (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()):
+	case n.Network.ConfigOnly:
+		return nil, forbidden("network %s is a configuration network: containers cannot join it", n.Network.Name)
+	case !n.hasNames() && (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()):
 		return nil, errDefaultIP
-	case !userDefined && len(s.Aliases) > 0:
+	case !n.hasNames() && len(s.Aliases) > 0:
 		return nil, errAlias
-	case ipam.IPv6Address.IsValid():
-		return nil, errIPv6
-	case len(ipam.LinkLocalIPs) > 0:
-		return nil, notImplemented("link-local addresses of endpoints are not supported")
-	case ipam.IPv4Address.IsValid() && !n.UserSubnet:
+	case ipam.IPv4Address.IsValid() && (n.v4 == nil || !ipam.IPv4Address.Is4()), ipam.IPv6Address.IsValid() && (n.v6 == nil || !ipam.IPv6Address.Is6()):
 		return nil, errNoSubnetIP
-	case ipam.IPv4Address.IsValid() && !n.Addr.Contains(ipam.IPv4Address):
-		return nil, invalid("no configured subnet contains IP address %s", ipam.IPv4Address)
 	}
-	if n.pool == nil {
+	for _, a := range ipam.LinkLocalIPs {
+		if !a.IsLinkLocalUnicast() || a.Zone() != "" {
+			return nil, invalid("invalid link-local IP address %s", a)
+		}
+	}
+	if n.driver == nil {
 		return ep, nil
 	}
 	var err error
 	if ep.IfName, err = interfaceName(rec, n, s); err != nil {
 		return nil, err
 	}
-	addr := ipam.IPv4Address
-	if addr.IsValid() {
-		err = n.pool.Reserve(addr)
-	} else {
-		addr, err = n.pool.Take()
+	if _, err := endpointSysctls(s, ep.IfName); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("allocate address on network %s: %w", n.Network.Name, err)
-	}
-	ep.Addr = netip.PrefixFrom(addr, n.Addr.Bits())
-	if !n.Network.Internal {
-		ep.Gateway = n.gateway()
+	for _, f := range []struct {
+		segment *segment
+		want    netip.Addr
+		addr    *netip.Prefix
+		gateway *netip.Addr
+	}{{n.v4, ipam.IPv4Address, &ep.Addr, &ep.Gateway}, {n.v6, ipam.IPv6Address, &ep.Addr6, &ep.Gateway6}} {
+		if f.segment == nil {
+			continue
+		}
+		addr, err := f.segment.take(f.want)
+		if err != nil {
+			n.release(ep)
+			return nil, fmt.Errorf("allocate address on network %s: %w", n.Network.Name, err)
+		}
+		*f.addr = addr
+		if !n.Network.Internal && f.segment.mode != modeIsolated {
+			*f.gateway = f.segment.gateway()
+		}
 	}
 	ep.Link = "veth" + ep.EndpointID[:maxNameBytes-len("veth")]
-	switch len(s.MacAddress) {
-	case 0:
-		ep.MAC = network.HardwareAddr(bridge.MAC(addr))
-	case 6:
-		if s.MacAddress[0]&1 != 0 {
-			return nil, invalid("invalid MAC address: %s is a multicast address", s.MacAddress)
-		}
-		ep.MAC = s.MacAddress
-	default:
-		return nil, invalid("invalid MAC address: %s", s.MacAddress)
+	if ep.MAC, err = hardwareAddr(s, ep); err != nil {
+		n.release(ep)
+		return nil, err
 	}
 	return ep, nil
+}
+
+// hardwareAddr is that which was asked for, or follows from the first IP address.
+func hardwareAddr(s *network.EndpointSettings, ep *endpointRecord) (network.HardwareAddr, error) {
+	switch {
+	case len(s.MacAddress) == 0:
+		return network.HardwareAddr(bridge.MAC(ep.addrs()[0])), nil
+	case len(s.MacAddress) != 6:
+		return nil, invalid("invalid MAC address: %s", s.MacAddress)
+	case s.MacAddress[0]&1 != 0:
+		return nil, invalid("invalid MAC address: %s is a multicast address", s.MacAddress)
+	}
+	return s.MacAddress, nil
+}
+
+// endpointSysctls reads the settings that a user wants for the endpoint's link,
+// which is IFNAME in them.
+func endpointSysctls(s *network.EndpointSettings, ifName string) ([]bridge.Sysctl, error) {
+	value, ok := s.DriverOpts[optEndpointSysctls]
+	if !ok {
+		return nil, nil
+	}
+	var list []bridge.Sysctl
+	for setting := range strings.SplitSeq(value, ",") {
+		key, v, ok := strings.Cut(setting, "=")
+		parts := strings.Split(key, ".")
+		bad := !ok || v == "" || len(parts) != 5 || parts[0] != "net" || parts[3] != "IFNAME" || strings.ContainsAny(key, "/ ") ||
+			!slices.Contains([]string{"ipv4", "ipv6", "mpls"}, parts[1]) || !slices.Contains([]string{"conf", "neigh", "input"}, parts[2]) ||
+			strings.Trim(parts[4], ".") == ""
+		if parts[0] == "net" && len(parts) == 4 && parts[1] == "mpls" && parts[2] == "IFNAME" || !bad {
+			path := strings.Replace(strings.Join(parts, "/"), "IFNAME", ifName, 1)
+			list = append(list, bridge.Sysctl{Key: path, Value: v})
+			continue
+		}
+		return nil, invalid("invalid value %q for option %s: settings are like net.ipv4.conf.IFNAME.log_martians=1, separated by commas", setting, optEndpointSysctls)
+	}
+	return list, nil
 }
 
 // interfaceName chooses the name of an endpoint's link in the container.
@@ -300,8 +340,8 @@ func interfaceName(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (st
 		return name == "lo" || slices.ContainsFunc(rec.Endpoints, func(e *endpointRecord) bool { return e.IfName == name })
 	}
 	for key := range s.DriverOpts {
-		if key != optEndpointLink {
-			return "", notImplemented("endpoint option %s is not supported", key)
+		if known := []string{optEndpointLink, optEndpointSysctls}; !slices.Contains(known, key) {
+			return "", unknownOption("endpoint", key, known)
 		}
 	}
 	if name, ok := s.DriverOpts[optEndpointLink]; ok {
@@ -320,42 +360,73 @@ func interfaceName(rec *sandboxRecord, n *netw, s *network.EndpointSettings) (st
 	}
 }
 
-// gatewayOf returns the endpoint that has the default gateway, which is the one
-// ports are published on; nil if all are internal.
-func (m *Manager) gatewayOf(rec *sandboxRecord) *endpointRecord {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.gatewayLocked(rec)
+// exits are the endpoints that have the default gateways of a container, which
+// are also those that ports are published on; nil for a family without one.
+type exits struct{ v4, v6 *endpointRecord }
+
+// of returns the exit for addresses of the family of a.
+func (x exits) of(a netip.Addr) *endpointRecord {
+	if a.Is4() {
+		return x.v4
+	}
+	return x.v6
 }
 
-func (m *Manager) gatewayLocked(rec *sandboxRecord) *endpointRecord {
+// any reports whether there is a way out at all.
+func (x exits) any() bool { return x.v4 != nil || x.v6 != nil }
+
+func (m *Manager) exitsOf(rec *sandboxRecord) exits {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exitsLocked(rec)
+}
+
+func (m *Manager) exitsLocked(rec *sandboxRecord) exits {
+	var x exits
 	for _, ep := range m.byPreferenceLocked(rec.Endpoints) {
-		if ep.Gateway.IsValid() {
-			return ep
+		if x.v4 == nil && ep.Gateway.IsValid() {
+			x.v4 = ep
+		}
+		if x.v6 == nil && ep.Gateway6.IsValid() {
+			x.v6 = ep
 		}
 	}
-	return nil
+	return x
 }
 
 // bindPorts binds the host ports that the sandbox's container publishes.
 func (m *Manager) bindPorts(ctx context.Context, sb *sandbox) error {
 	req := &sb.rec.Request
-	gw := m.gatewayOf(sb.rec)
-	if gw == nil || len(req.PortBindings) == 0 && !req.PublishAll {
+	x := m.exitsOf(sb.rec)
+	if !x.any() || len(req.PortBindings) == 0 && !req.PublishAll {
 		return nil
 	}
-	n := m.network(gw.NetworkID)
-	bindIP := n.opts.bindIP
-	if n.Network.Name == network.NetworkBridge && !m.cfg.DefaultBindIP.IsUnspecified() {
+	var bindIP netip.Addr
+	main := x.v4
+	if main == nil {
+		main = x.v6
+	}
+	n := m.network(main.NetworkID)
+	if !n.driver.publishes() {
+		return nil
+	}
+	bindIP = n.opts.bindIP
+	if n.isDefaultBridge() && m.cfg.DefaultBindIP.IsValid() && !m.cfg.DefaultBindIP.IsUnspecified() {
 		bindIP = m.cfg.DefaultBindIP
 	}
 	wants, err := portmap.Wants(req.PortBindings, req.ExposedPorts, req.PublishAll, bindIP)
 	if err != nil || len(wants) == 0 {
 		return err
 	}
+	for i := range wants {
+		wants[i].V4, wants[i].V6 = m.way(x.v4, false), m.way(x.v6, true)
+		if x.v6 == nil {
+			wants[i].V6 = portmap.Forward // to the container's IPv4 address
+		}
+	}
 	sockets, err := m.ports.Allocate(ctx, portmap.Owner{ID: req.ContainerID, Name: ownerName(req)}, wants)
 	if err != nil {
-		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", ownerName(req), gw.EndpointID, err)
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", ownerName(req), main.EndpointID, err)
 	}
 	rec := *sb.rec
 	for _, s := range sockets {
@@ -364,6 +435,25 @@ func (m *Manager) bindPorts(ctx context.Context, sb *sandbox) error {
 	sb.sockets = sockets
 	m.setRecord(sb, &rec)
 	return nil
+}
+
+// way is how traffic for host addresses of one family gets to the endpoint.
+func (m *Manager) way(ep *endpointRecord, ipv6 bool) portmap.Way {
+	if ep == nil {
+		return portmap.None
+	}
+	n := m.network(ep.NetworkID)
+	s := n.v4
+	if ipv6 {
+		s = n.v6
+	}
+	switch {
+	case m.table == nil:
+		return portmap.Forward
+	case s.mode == modeRouted:
+		return portmap.Route
+	}
+	return portmap.Translate
 }
 
 func ownerName(req *Request) string {
@@ -397,7 +487,7 @@ func (m *Manager) fill(a *Allocation, rec *sandboxRecord) {
 	a.SandboxID = rec.SandboxID
 	a.SandboxKey = m.sandboxKey(rec)
 	a.Ports = network.PortMap{}
-	if m.gatewayLocked(rec) != nil {
+	if m.exitsLocked(rec).any() {
 		a.Ports = portmap.Map(rec.Bindings, rec.Request.ExposedPorts)
 	}
 	a.Endpoints = make(map[string]*network.EndpointSettings, len(rec.Endpoints))
@@ -405,8 +495,14 @@ func (m *Manager) fill(a *Allocation, rec *sandboxRecord) {
 		n := m.networks[ep.NetworkID]
 		s := ep.Settings.Copy()
 		s.NetworkID, s.EndpointID = ep.NetworkID, ep.EndpointID
-		if n.pool != nil {
-			s.Gateway, s.IPAddress, s.IPPrefixLen = ep.Gateway, ep.Addr.Addr(), ep.Addr.Bits()
+		if n.driver != nil {
+			s.Gateway, s.IPv6Gateway = ep.Gateway, ep.Gateway6
+			if ep.Addr.IsValid() {
+				s.IPAddress, s.IPPrefixLen = ep.Addr.Addr(), ep.Addr.Bits()
+			}
+			if ep.Addr6.IsValid() {
+				s.GlobalIPv6Address, s.GlobalIPv6PrefixLen = ep.Addr6.Addr(), ep.Addr6.Bits()
+			}
 			s.MacAddress = slices.Clone(ep.MAC)
 			if n.hasNames() {
 				s.DNSNames = dnsNames(&rec.Request, s.Aliases)
@@ -462,8 +558,8 @@ func (m *Manager) files(rec *sandboxRecord) (*Allocation, error) {
 		}
 		if names := etc.OwnNames(req.Hostname, req.DomainName); names != nil {
 			for _, ep := range rec.Endpoints {
-				if ep.Addr.IsValid() {
-					records = append(records, etc.Record{Addr: ep.Addr.Addr(), Names: names})
+				for _, a := range ep.addrs() {
+					records = append(records, etc.Record{Addr: a, Names: names})
 				}
 			}
 		}
@@ -492,7 +588,7 @@ func (m *Manager) files(rec *sandboxRecord) (*Allocation, error) {
 		}
 	}
 	var usedDefault bool
-	a.ResolvConf, usedDefault, err = etc.ResolvConf(conf, path, r, false)
+	a.ResolvConf, usedDefault, err = etc.ResolvConf(conf, path, r, m.exitsOf(rec).v6 != nil)
 	if usedDefault {
 		m.log.Debug("no usable name server on the host, using public ones", "container", req.ContainerID)
 	}
@@ -506,10 +602,13 @@ func (m *Manager) hostGateway() []netip.Addr {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var addrs []netip.Addr
 	if n := m.byNameLocked(network.NetworkBridge); n != nil {
-		return []netip.Addr{n.Addr.Addr()}
+		for _, s := range n.segments() {
+			addrs = append(addrs, s.addr.Addr())
+		}
 	}
-	return nil
+	return addrs
 }
 
 // readBounded reads a file of the host, at most limit bytes of it. One that does

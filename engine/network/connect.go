@@ -62,13 +62,13 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 	}
 	undo := &cleanup.Stack{}
 	defer undo.Run()
-	gw := m.gatewayOf(sb.rec)
+	x := m.exitsOf(sb.rec)
 	attached := false
 	for _, ep := range sb.rec.Endpoints {
 		if ep.Link == "" {
 			continue
 		}
-		if err := m.attach(ns, sb, ep, ep == gw); err != nil {
+		if err := m.attach(ns, sb, ep, x); err != nil {
 			return err
 		}
 		undo.Add(func() error { return m.links.Detach(ep.Link) })
@@ -91,45 +91,67 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 	return nil
 }
 
-// attach makes the link of one endpoint.
-func (m *Manager) attach(ns *os.File, sb *sandbox, ep *endpointRecord, gateway bool) error {
+// attach makes the link of one endpoint. x are the container's exits, which it may
+// be one of.
+func (m *Manager) attach(ns *os.File, sb *sandbox, ep *endpointRecord, x exits) error {
 	n := m.network(ep.NetworkID)
-	e := bridge.Endpoint{
-		HostName: ep.Link,
-		Name:     ep.IfName,
-		Bridge:   n.Bridge,
-		MAC:      net.HardwareAddr(ep.MAC),
-		MTU:      n.opts.mtu,
-		Addrs:    []netip.Prefix{ep.Addr},
-		// With br_netfilter a container that uses its own published port gets its
-		// frames back through the port they came from.
-		Hairpin:  len(sb.rec.Bindings) > 0,
-		Isolated: !n.opts.icc && !m.filtersFrames(n),
-	}
-	if gateway {
-		e.Gateways = []netip.Addr{ep.Gateway}
-	}
-	err := m.links.Attach(ns, e)
-	if !errors.Is(err, bridge.ErrNoBridge) {
+	sysctls, err := endpointSysctls(ep.Settings, ep.IfName)
+	if err != nil {
 		return err
 	}
-	if err := m.repairBridge(n); err != nil {
+	l := link{
+		hostName:  ep.Link,
+		name:      ep.IfName,
+		mac:       net.HardwareAddr(ep.MAC),
+		addrs:     append(ep.prefixes(), linkLocal(ep.Settings)...),
+		sysctls:   sysctls,
+		published: len(sb.rec.Bindings) > 0,
+	}
+	if ep == x.v4 {
+		l.gateways = append(l.gateways, ep.Gateway)
+	}
+	if ep == x.v6 {
+		l.gateways = append(l.gateways, ep.Gateway6)
+	}
+	err = n.driver.attach(ns, n, l)
+	if !errors.Is(err, errNotMade) {
 		return err
 	}
-	return m.links.Attach(ns, e)
+	if err := m.repair(n); err != nil {
+		return err
+	}
+	return n.driver.attach(ns, n, l)
 }
 
-// publish sends the traffic of the sandbox's host ports to its gateway endpoint,
-// wherever it went before.
+// linkLocal are the further addresses that an endpoint was asked to have.
+func linkLocal(s *network.EndpointSettings) []netip.Prefix {
+	if s.IPAMConfig == nil {
+		return nil
+	}
+	var all []netip.Prefix
+	for _, a := range s.IPAMConfig.LinkLocalIPs {
+		bits := 16 // 169.254.0.0/16
+		if a.Is6() {
+			bits = 64
+		}
+		all = append(all, netip.PrefixFrom(a, bits))
+	}
+	return all
+}
+
+// publish sends the traffic of the sandbox's host ports to its exits, wherever it
+// went before.
 func (m *Manager) publish(ctx context.Context, sb *sandbox) error {
-	gw := m.gatewayOf(sb.rec)
-	if gw == nil || len(sb.sockets) == 0 {
+	x := m.exitsOf(sb.rec)
+	if !x.any() || len(sb.sockets) == 0 {
 		return m.unpublish(ctx, sb)
 	}
 	want := m.firewallPorts(sb.rec)
 	if m.table != nil && !slices.Equal(want, sb.published) {
-		if err := bridge.RouteLocalnet(m.network(gw.NetworkID).Bridge); err != nil {
-			return fmt.Errorf("allow published ports on loopback addresses: %w", err)
+		if x.v4 != nil {
+			if err := bridge.RouteLocalnet(m.network(x.v4.NetworkID).Bridge); err != nil {
+				return fmt.Errorf("allow published ports on loopback addresses: %w", err)
+			}
 		}
 		if err := m.unpublish(ctx, sb); err != nil {
 			return err
@@ -138,14 +160,36 @@ func (m *Manager) publish(ctx context.Context, sb *sandbox) error {
 		if err := m.table.Publish(ctx, want...); err != nil {
 			return err
 		}
-		if err := firewall.ForgetUDP(want, netip.Addr{}); err != nil {
+		if err := firewall.ForgetUDP(want, false); err != nil {
 			m.log.Warn("old UDP flows may not reach the container", "container", sb.rec.Request.ContainerID, "err", err)
 		}
 	}
 	for _, s := range sb.sockets {
-		s.Serve(gw.Addr.Addr())
+		if target := x.target(s.HostIP); target.IsValid() {
+			s.Serve(target)
+		}
 	}
 	return nil
+}
+
+// target is the container's address that traffic for a host address is forwarded
+// to: one of the same family if there is one.
+func (x exits) target(hostIP netip.Addr) netip.Addr {
+	if ep := x.of(hostIP); ep != nil {
+		return ep.addrOf(hostIP)
+	}
+	if x.v4 != nil {
+		return x.v4.Addr.Addr()
+	}
+	return x.v6.Addr6.Addr()
+}
+
+// addrOf returns the endpoint's address of the family of a.
+func (ep *endpointRecord) addrOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return ep.Addr.Addr()
+	}
+	return ep.Addr6.Addr()
 }
 
 // unpublish takes the sandbox's ports out of the firewall.
@@ -156,24 +200,29 @@ func (m *Manager) unpublish(ctx context.Context, sb *sandbox) error {
 	if err := m.table.Unpublish(ctx, sb.published...); err != nil {
 		return err
 	}
-	if err := firewall.ForgetUDP(sb.published, sb.published[0].Addr); err != nil {
+	if err := firewall.ForgetUDP(sb.published, true); err != nil {
 		m.log.Warn("UDP flows to a container that is gone may linger", "container", sb.rec.Request.ContainerID, "err", err)
 	}
 	sb.published = nil
 	return nil
 }
 
-// firewallPorts returns what of rec the firewall translates.
+// firewallPorts returns what of rec the firewall translates or lets pass.
 func (m *Manager) firewallPorts(rec *sandboxRecord) []firewall.Port {
-	gw := m.gatewayOf(rec)
-	if gw == nil {
-		return nil
-	}
+	x := m.exitsOf(rec)
 	var ports []firewall.Port
 	for _, b := range rec.Bindings {
-		if !b.Forward {
-			ports = append(ports, firewall.Port{
-				Proto: protocol(b.Proto), HostIP: b.HostIP, HostPort: b.HostPort, Addr: gw.Addr.Addr(), Port: b.Port})
+		ep := x.of(b.HostIP)
+		if b.Forward || ep == nil {
+			continue
+		}
+		p := firewall.Port{Proto: protocol(b.Proto), HostIP: b.HostIP, HostPort: b.HostPort, Addr: ep.addrOf(b.HostIP), Port: b.Port}
+		open := firewall.Port{Proto: p.Proto, Addr: p.Addr, Port: p.Port}
+		if !b.Route {
+			ports = append(ports, p)
+		}
+		if (b.Route || len(m.network(ep.NetworkID).opts.trusted) > 0) && !slices.Contains(ports, open) {
+			ports = append(ports, open)
 		}
 	}
 	return ports

@@ -25,12 +25,15 @@
 //
 // # What differs from Docker
 //
-// Networks of driver bridge with IPv4 are supported, and the predefined networks
-// bridge, host and none. Names of containers that the name server
-// knows are answered for every type of record, with an empty answer where Docker
-// would ask the host's servers; a change of the host's resolv.conf is followed at
-// once. The hardware address of an endpoint follows
-// from its IP address unless one is asked for. Bridges of user-defined networks
-// are made when the network is created and, after a restart, when a container
-// first needs them.
+// Networks of driver bridge are supported, and the predefined networks bridge,
+// host and none. Unknown options of networks and endpoints are refused. Names of
+// containers that the name server knows are answered for every type of record,
+// with an empty answer where Docker would ask the host's servers; a change of the
+// host's resolv.conf is followed at once. The hardware address of an endpoint
+// follows from its IP address unless one is asked for. IPv6 subnets that nobody
+// chose are of a prefix that the daemon made up once and keeps (RFC 4193).
+//
+// Ports published on IPv6 are translated by the kernel, as those on IPv4, if the
+// container has IPv6; what the host itself sends to ::1, and IPv6 for a container
+// that has only IPv4, is forwarded by the process.
 package network

@@ -121,7 +121,7 @@ func TestNothingIsLeft(t *testing.T) {
 	if err := w.m.Release(ctx, "never"); err != nil {
 		t.Errorf("release of nothing: %v", err)
 	}
-	if got := w.m.byNameLocked("bridge").pool.InUse(); got != 3 {
+	if got := w.m.byNameLocked("bridge").v4.pool.InUse(); got != 3 {
 		t.Errorf("addresses in use = %d, want 3: network, gateway, broadcast", got)
 	}
 	if got := w.m.table.String(); strings.Contains(got, "8080") {

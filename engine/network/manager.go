@@ -57,8 +57,9 @@ type Manager struct {
 // netw is a network. What is not guarded by Manager.mu never changes.
 type netw struct {
 	networkRecord
-	pool *ipam.Pool // guarded by Manager.mu; nil for host and none
-	opts options
+	driver driver // nil for host and none
+	v4, v6 *segment
+	opts   options
 }
 
 // sandbox is a container's part of the network. Its fields are guarded by the
@@ -119,13 +120,14 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 	if err := m.ensurePredefined(); err != nil {
 		return nil, err
 	}
+	m.ensureNetworks()
 	if err := m.loadSandboxes(); err != nil {
 		return nil, err
 	}
-	if err := m.enableForwarding(ctx); err != nil {
+	if err := m.openFirewall(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.openFirewall(ctx); err != nil {
+	if err := m.enableForwarding(ctx); err != nil {
 		return nil, err
 	}
 	undo.Release()
@@ -137,6 +139,19 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 func tableName(cfg Config) string {
 	sum := sha256.Sum256([]byte(cfg.StateDir))
 	return "lighter-" + cfg.Bridge + "-" + hex.EncodeToString(sum[:4])
+}
+
+// ensureNetworks makes what networks have on the host. One that fails is tried
+// again when a container needs it.
+func (m *Manager) ensureNetworks() {
+	for _, n := range m.networks {
+		if n.driver == nil || n.isDefaultBridge() {
+			continue
+		}
+		if err := n.driver.ensure(n); err != nil {
+			m.log.Warn("network is not usable", "network", n.Network.Name, "err", err)
+		}
+	}
 }
 
 func (m *Manager) loadNetworks() error {
@@ -156,7 +171,7 @@ func (m *Manager) loadNetworks() error {
 		}
 	}
 	for _, r := range live {
-		n, err := newNetwork(r)
+		n, err := m.newNetwork(r)
 		if err != nil {
 			return fmt.Errorf("load network %q: %w", r.Network.Name, err)
 		}
@@ -166,29 +181,22 @@ func (m *Manager) loadNetworks() error {
 }
 
 // newNetwork returns the network of a record.
-func newNetwork(r *networkRecord) (*netw, error) {
-	n := &netw{networkRecord: *r}
-	if r.Bridge == "" {
-		return n, nil
+func (m *Manager) newNetwork(r *networkRecord) (n *netw, err error) {
+	n = &netw{networkRecord: *r}
+	if n.driver, err = m.driverOf(r); err != nil || n.driver == nil {
+		return n, err
 	}
-	var err error
 	if n.opts, err = parseOptions(r.Network.Options); err != nil {
 		return nil, err
 	}
-	cfg := r.Network.IPAM.Config[0]
-	if n.pool, err = ipam.NewPool(r.Addr, cfg.IPRange); err != nil {
+	if n.v4, err = newSegment(r, r.Addr, r.UserSubnet, n.opts.mode4); err != nil {
 		return nil, err
 	}
-	reserved := []netip.Addr{r.Addr.Addr(), cfg.Gateway}
-	reserved = append(reserved, slices.Collect(maps.Values(cfg.AuxAddress))...)
-	slices.SortFunc(reserved, netip.Addr.Compare)
-	for _, a := range slices.Compact(reserved) {
-		if !a.IsValid() {
-			continue
-		}
-		if err := n.pool.Reserve(a); err != nil {
-			return nil, fmt.Errorf("reserve %s: %w", a, err)
-		}
+	if n.v6, err = newSegment(r, r.Addr6, r.UserSubnet6, n.opts.mode6); err != nil {
+		return nil, err
+	}
+	if len(n.segments()) == 0 {
+		return nil, fmt.Errorf("it has no subnet")
 	}
 	return n, nil
 }
@@ -200,7 +208,7 @@ func (m *Manager) ensurePredefined() error {
 		if m.byNameLocked(name) != nil {
 			continue
 		}
-		n, err := newNetwork(&networkRecord{Network: network.Network{
+		n, err := m.newNetwork(&networkRecord{Network: network.Network{
 			Name: name, ID: newID(), Created: time.Now().UTC(), Scope: "local", Driver: driver, EnableIPv4: true,
 			IPAM:    network.IPAM{Driver: "default"},
 			Options: map[string]string{}, Labels: map[string]string{},
@@ -273,7 +281,7 @@ func (m *Manager) ensureDefaultBridge() error {
 			}
 		}
 	}
-	n, err := newNetwork(r)
+	n, err := m.newNetwork(r)
 	if err != nil {
 		return err
 	}
@@ -283,20 +291,14 @@ func (m *Manager) ensureDefaultBridge() error {
 		}
 	}
 	m.networks[r.Network.ID] = n
-	return m.ensureBridge(n)
+	return n.driver.ensure(n)
 }
 
 // auxDefaultGateway is how Docker shows --default-gateway in a network's IPAM.
-const auxDefaultGateway = "DefaultGatewayIPv4"
-
-// gateway is the default gateway of containers on n.
-func (n *netw) gateway() netip.Addr {
-	cfg := n.Network.IPAM.Config[0]
-	if gw, ok := cfg.AuxAddress[auxDefaultGateway]; ok {
-		return gw
-	}
-	return cfg.Gateway
-}
+const (
+	auxDefaultGateway  = "DefaultGatewayIPv4"
+	auxDefaultGateway6 = "DefaultGatewayIPv6"
+)
 
 // defaultSubnet chooses the default bridge's address: the one configured, the one
 // the link has, the one it had, or a free one.
@@ -324,7 +326,11 @@ func (m *Manager) defaultSubnet(old *netw, have netip.Prefix) (netip.Prefix, err
 		sub := m.cfg.FixedCIDR.Masked()
 		return netip.PrefixFrom(sub.Addr().Next(), sub.Bits()), nil
 	}
-	sub, err := ipam.Choose(m.cfg.DefaultAddressPools, taken)
+	blocks, err := m.blocks(false)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	sub, err := ipam.Choose(blocks, taken)
 	if err != nil {
 		return netip.Prefix{}, conflict("%v", err)
 	}
@@ -335,20 +341,29 @@ func (m *Manager) defaultSubnet(old *netw, have netip.Prefix) (netip.Prefix, err
 // networks, without the one called except, and those that the host has routes to.
 func (m *Manager) takenSubnets(networks []*netw, except string) ([]netip.Prefix, error) {
 	var taken []netip.Prefix
-	var bridges []string
 	for _, n := range networks {
-		if n.Bridge != "" {
-			bridges = append(bridges, n.Bridge)
-			if n.Network.Name != except {
-				taken = append(taken, n.Addr.Masked())
+		if n.Network.Name != except {
+			for _, s := range n.segments() {
+				taken = append(taken, s.addr.Masked())
 			}
 		}
 	}
-	routes, err := m.links.Subnets(bridges...)
+	routes, err := m.links.Subnets(m.bridges(networks)...)
 	if err != nil {
 		return nil, err
 	}
 	return append(taken, routes...), nil
+}
+
+// bridges are the links of networks, whose routes are no reason to keep clear.
+func (m *Manager) bridges(networks []*netw) []string {
+	var names []string
+	for _, n := range networks {
+		if n.Bridge != "" {
+			names = append(names, n.Bridge)
+		}
+	}
+	return names
 }
 
 // snapshot returns the networks in no order.
@@ -358,128 +373,11 @@ func (m *Manager) snapshot() []*netw {
 	return slices.Collect(maps.Values(m.networks))
 }
 
-// ensureBridge makes the link of n, or corrects it.
-func (m *Manager) ensureBridge(n *netw) error {
-	if m.usersBridge(n) {
-		return nil
-	}
-	created, err := m.links.Ensure(bridge.Bridge{Name: n.Bridge, Addr: n.Addr, MTU: n.opts.mtu, FilterFrames: m.filtersFrames(n)})
-	if created {
-		m.log.Debug("created bridge", "network", n.Network.Name, "link", n.Bridge, "subnet", n.Addr.Masked().String())
-	}
-	return err
-}
-
-// usersBridge reports whether the link of n is the user's, to be used as it is.
-func (m *Manager) usersBridge(n *netw) bool {
-	return n.Network.Name == network.NetworkBridge && n.Bridge != defaultBridge
-}
-
-// filtersFrames reports whether the firewall is what keeps containers on n from
-// talking to each other. The alternative is that the bridge isolates its ports,
-// which also cuts the way over a published port when the kernel translates
-// bridged frames.
-func (m *Manager) filtersFrames(n *netw) bool {
-	return !n.opts.icc && m.table != nil && !m.usersBridge(n) && m.canFilterFrames
-}
-
-// repairBridge makes the link of n again, which somebody deleted, or which was
-// not needed since the process started.
-func (m *Manager) repairBridge(n *netw) error {
+// repair makes what n has on the host again, which somebody removed.
+func (m *Manager) repair(n *netw) error {
 	m.repairMu.Lock()
 	defer m.repairMu.Unlock()
-	return m.ensureBridge(n)
-}
-
-func (m *Manager) enableForwarding(ctx context.Context) error {
-	if !m.cfg.IPForward || m.cfg.Bridge == disabledBridge {
-		return nil
-	}
-	on, err := bridge.Forwarding()
-	if err != nil {
-		return fmt.Errorf("read IP forwarding: %w", err)
-	}
-	if on {
-		return nil
-	}
-	// The record first: a crash in between must not leave a router behind.
-	if err := m.store.setEnabledForwarding(); err != nil {
-		return err
-	}
-	if m.table != nil {
-		if err := m.applyPolicy(ctx); err != nil {
-			return err
-		}
-	}
-	if err := bridge.EnableForwarding(); err != nil {
-		return fmt.Errorf("enable IP forwarding: %w", err)
-	}
-	m.log.Info("enabled IP forwarding", "sysctl", "net.ipv4.ip_forward")
-	return nil
-}
-
-// openFirewall builds the table from the records, with the ports of containers
-// that an earlier process left, and warns of what it cannot overrule.
-func (m *Manager) openFirewall(ctx context.Context) error {
-	if m.table == nil {
-		return nil
-	}
-	for _, sb := range m.sandboxes {
-		sb.published = m.firewallPorts(sb.rec)
-		if err := m.table.Publish(ctx, sb.published...); err != nil {
-			return err
-		}
-	}
-	if err := m.applyPolicy(ctx); err != nil {
-		return err
-	}
-	if m.cfg.Bridge == disabledBridge {
-		return nil
-	}
-	drop, err := m.table.ForeignDrop()
-	if err != nil {
-		return fmt.Errorf("list firewall chains: %w", err)
-	}
-	if len(drop) > 0 {
-		m.log.Warn("forwarded packets are dropped by another firewall: accept those of the bridges there", "chains", strings.Join(drop, ", "))
-	}
-	return nil
-}
-
-// applyPolicy makes the firewall's chains those of the networks.
-func (m *Manager) applyPolicy(ctx context.Context) error {
-	if m.table == nil {
-		return nil
-	}
-	m.mu.Lock()
-	p := firewall.Policy{DropForward: !m.cfg.IPForwardNoDrop && m.store.enabledForwarding()}
-	for _, n := range m.networks {
-		if n.Bridge != "" {
-			p.Networks = append(p.Networks, firewall.Network{
-				Bridge: n.Bridge, Subnet: n.Addr.Masked(),
-				ICC: n.opts.icc, Masquerade: n.opts.masquerade, Internal: n.Network.Internal,
-			})
-		}
-	}
-	m.mu.Unlock()
-	return m.table.Apply(ctx, p)
-}
-
-// Reapply builds the firewall table again, after somebody flushed the ruleset. It
-// is one transaction, and does no harm when nothing is missing.
-func (m *Manager) Reapply(ctx context.Context) error {
-	if m.table == nil {
-		return nil
-	}
-	return m.table.Reapply(ctx)
-}
-
-// Ruleset returns the firewall table as text that nft(8) reads; "" without one.
-func (m *Manager) Ruleset() string {
-	if m.table == nil {
-		return ""
-	}
-	return m.table.String()
+	return n.driver.ensure(n)
 }
 
 // Close waits for removals that are under way and releases what the process

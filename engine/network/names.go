@@ -167,7 +167,7 @@ func (o *outlook) Reverse(addr netip.Addr) string {
 }
 
 // hasNames reports whether containers on n find each other by name.
-func (n *netw) hasNames() bool { return n.pool != nil && !n.isDefaultBridge() }
+func (n *netw) hasNames() bool { return n.driver != nil && !n.isDefaultBridge() }
 
 // announceNames makes the names of the sandbox's endpoints known, and lets its
 // own name server see the networks it is on now.
@@ -227,7 +227,7 @@ func (ep *endpointRecord) addrs() []netip.Addr {
 // first.
 func (ep *endpointRecord) prefixes() []netip.Prefix {
 	var all []netip.Prefix
-	for _, p := range []netip.Prefix{ep.Addr} {
+	for _, p := range []netip.Prefix{ep.Addr, ep.Addr6} {
 		if p.IsValid() {
 			all = append(all, p)
 		}

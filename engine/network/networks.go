@@ -11,8 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
-
-	"lighter/engine/network/ipam"
 )
 
 // List returns the networks that filters select, by name, never nil. The filters
@@ -60,13 +58,16 @@ func (m *Manager) inspectLocked(n *netw) network.Inspect {
 		for _, ep := range sb.rec.Endpoints {
 			if ep.NetworkID == n.Network.ID {
 				in.Containers[id] = network.EndpointResource{
-					Name: sb.rec.Request.Name, EndpointID: ep.EndpointID, MacAddress: ep.MAC, IPv4Address: ep.Addr}
+					Name: sb.rec.Request.Name, EndpointID: ep.EndpointID, MacAddress: ep.MAC, IPv4Address: ep.Addr, IPv6Address: ep.Addr6}
 			}
 		}
 	}
-	if n.pool != nil {
-		in.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: network.SubnetStatuses{
-			n.pool.Subnet(): {IPsInUse: n.pool.InUse(), DynamicIPsAvailable: n.pool.Available()}}}}
+	if n.driver != nil {
+		subnets := network.SubnetStatuses{}
+		for _, s := range n.segments() {
+			subnets[s.pool.Subnet()] = network.SubnetStatus{IPsInUse: s.pool.InUse(), DynamicIPsAvailable: s.pool.Available()}
+		}
+		in.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: subnets}}
 	}
 	return in
 }
@@ -83,8 +84,8 @@ func cloneMap(in map[string]string) map[string]string {
 	return out
 }
 
-// Create creates a bridge network: its record, its link and its place in the
-// firewall.
+// Create creates a network: its record, what it has on the host and its place in
+// the firewall.
 //
 // Commit point: the record. After an error nothing is left.
 // Errors: AlreadyExists for the name; PermissionDenied for predefined names, a
@@ -92,16 +93,15 @@ func cloneMap(in map[string]string) map[string]string {
 // InvalidArgument; NotFound for an unknown driver; NotImplemented for what
 // Docker knows and this does not.
 func (m *Manager) Create(ctx context.Context, req network.CreateRequest) (network.CreateResponse, error) {
+	m.repairMu.Lock()
+	defer m.repairMu.Unlock()
+	if err := m.inherit(&req); err != nil {
+		return network.CreateResponse{}, err
+	}
 	if err := checkCreate(&req); err != nil {
 		return network.CreateResponse{}, err
 	}
-	opts, err := parseOptions(req.Options)
-	if err != nil {
-		return network.CreateResponse{}, err
-	}
-	m.repairMu.Lock()
-	defer m.repairMu.Unlock()
-	n, err := m.define(req, opts)
+	n, warnings, err := m.define(req)
 	if err != nil {
 		return network.CreateResponse{}, err
 	}
@@ -112,16 +112,26 @@ func (m *Manager) Create(ctx context.Context, req network.CreateRequest) (networ
 	m.mu.Lock()
 	m.networks[n.Network.ID] = n
 	m.mu.Unlock()
-	// The firewall before the link: no packet passes a network that is not isolated.
-	err = m.applyPolicy(ctx)
-	if err == nil {
-		err = m.ensureBridge(n)
-	}
-	if err != nil {
+	if err := m.realize(ctx, n); err != nil {
 		return network.CreateResponse{}, fmt.Errorf("create network %s: %w", req.Name, joinErr(err, m.undefine(ctx, n)))
 	}
 	m.announce(events.ActionCreate, n)
-	return network.CreateResponse{ID: n.Network.ID}, nil
+	return network.CreateResponse{ID: n.Network.ID, Warning: strings.Join(warnings, "; ")}, nil
+}
+
+// realize makes a new network work.
+func (m *Manager) realize(ctx context.Context, n *netw) error {
+	if n.driver == nil {
+		return nil
+	}
+	// The firewall before the link: no packet passes a network that is not isolated.
+	if err := m.applyPolicy(ctx); err != nil {
+		return err
+	}
+	if err := n.driver.ensure(n); err != nil {
+		return err
+	}
+	return m.enableForwarding(ctx)
 }
 
 // joinErr adds the failure to clean up to a cause, keeping the cause's class.
@@ -161,151 +171,160 @@ func checkCreate(req *network.CreateRequest) error {
 		return notImplemented("networks of scope %q are not supported", req.Scope)
 	case req.Ingress:
 		return forbidden("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
-	case req.ConfigOnly || req.ConfigFrom != nil && req.ConfigFrom.Network != "":
-		return notImplemented("configuration-only networks are not supported yet")
-	case req.EnableIPv6 != nil && *req.EnableIPv6:
-		return errIPv6
-	case req.EnableIPv4 != nil && !*req.EnableIPv4:
-		return notImplemented("networks without IPv4 are not supported")
+	case req.ConfigOnly && (req.Internal || req.Attachable):
+		return forbidden("configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.")
 	}
 	if req.IPAM == nil {
 		return nil
 	}
-	if d := req.IPAM.Driver; d != "" && d != "default" {
-		return notImplemented("IPAM driver %q is not supported", d)
+	switch d := req.IPAM.Driver; d {
+	case "", "default":
+	case "null":
+		return invalid("IPAM driver %q has no addresses: a bridge network needs them", d)
+	default:
+		return &classed{fmt.Sprintf("could not find plugin %s in v1 plugin registry: plugin not found", d), errdefs.ErrNotFound}
 	}
-	if len(req.IPAM.Options) > 0 {
-		return notImplemented("IPAM options are not supported")
+	for key := range req.IPAM.Options {
+		return unknownOption("IPAM", key, nil)
 	}
+	return nil
+}
+
+// inherit completes req from the configuration-only network that it names.
+func (m *Manager) inherit(req *network.CreateRequest) error {
+	if req.ConfigFrom == nil || req.ConfigFrom.Network == "" {
+		return nil
+	}
+	if req.ConfigOnly {
+		return forbidden("a configuration network cannot depend on another configuration network")
+	}
+	if req.IPAM != nil && (len(req.IPAM.Config) > 0 || len(req.IPAM.Options) > 0) || req.EnableIPv6 != nil && *req.EnableIPv6 || len(req.Options) > 0 || len(req.Labels) > 0 {
+		return forbidden("user specified configurations are not supported if the network depends on a configuration network")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	from, err := m.findLocked(req.ConfigFrom.Network)
+	if err != nil {
+		return notFound(req.ConfigFrom.Network)
+	}
+	if !from.Network.ConfigOnly {
+		return forbidden("%s is not a configuration network", from.Network.Name)
+	}
+	ipam := from.Network.IPAM
+	ipam.Config = slices.Clone(ipam.Config)
+	four, six := from.Network.EnableIPv4, from.Network.EnableIPv6
+	req.IPAM, req.EnableIPv4, req.EnableIPv6 = &ipam, &four, &six
+	req.Options, req.Labels = cloneMap(from.Network.Options), cloneMap(from.Network.Labels)
+	req.ConfigFrom.Network = from.Network.Name
 	return nil
 }
 
 // define makes the network of a request. The caller holds repairMu, so that no
 // other network takes the name or subnet meanwhile.
-func (m *Manager) define(req network.CreateRequest, opts options) (*netw, error) {
+func (m *Manager) define(req network.CreateRequest) (n *netw, warnings []string, err error) {
 	m.mu.Lock()
 	taken := m.byNameLocked(req.Name) != nil
 	m.mu.Unlock()
 	if taken {
-		return nil, &classed{fmt.Sprintf("network with name %s already exists", req.Name), errdefs.ErrAlreadyExists}
+		return nil, nil, &classed{fmt.Sprintf("network with name %s already exists", req.Name), errdefs.ErrAlreadyExists}
 	}
-	cfg, err := requestedIPAM(req.IPAM)
+	opts, err := parseOptions(req.Options)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	chosen := cfg.Subnet.IsValid()
-	if err := m.chooseSubnet(&cfg); err != nil {
-		return nil, err
+	if err := opts.checkFamilies(req.Internal || req.ConfigOnly); err != nil {
+		return nil, nil, err
 	}
-	id := newID()
-	link := opts.name
-	if link == "" {
-		link = "br-" + id[:12]
+	cfg4, cfg6, err := requestedIPAM(req.IPAM)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := m.checkLink(link); err != nil {
-		return nil, err
+	want4, want6, err := wantedFamilies(&req, &opts, cfg6.Subnet.IsValid())
+	if err != nil {
+		return nil, nil, err
 	}
-	if req.Options == nil {
-		req.Options = map[string]string{}
-	}
-	if req.Labels == nil {
-		req.Labels = map[string]string{}
-	}
-	// The bridge has the gateway's address: it is the gateway.
-	return newNetwork(&networkRecord{
+	r := &networkRecord{
 		Network: network.Network{
-			Name: req.Name, ID: id, Created: time.Now().UTC(), Scope: "local", Driver: req.Driver, EnableIPv4: true,
-			IPAM:     network.IPAM{Driver: "default", Options: map[string]string{}, Config: []network.IPAMConfig{cfg}},
-			Internal: req.Internal, Attachable: req.Attachable,
+			Name: req.Name, ID: newID(), Created: time.Now().UTC(), Scope: "local", Driver: req.Driver,
+			EnableIPv4: want4, EnableIPv6: want6,
+			IPAM:     network.IPAM{Driver: "default", Options: map[string]string{}, Config: []network.IPAMConfig{}},
+			Internal: req.Internal, Attachable: req.Attachable, ConfigOnly: req.ConfigOnly,
 			Options: cloneMap(req.Options), Labels: cloneMap(req.Labels),
 		},
-		Bridge:     link,
-		Addr:       netip.PrefixFrom(cfg.Gateway, cfg.Subnet.Bits()),
-		Made:       true,
-		UserSubnet: chosen,
-	})
-}
-
-// requestedIPAM returns the IPv4 configuration of a request, checked.
-func requestedIPAM(req *network.IPAM) (network.IPAMConfig, error) {
-	if req == nil || len(req.Config) == 0 {
-		return network.IPAMConfig{}, nil
+		UserSubnet: cfg4.Subnet.IsValid(), UserSubnet6: cfg6.Subnet.IsValid(),
 	}
-	if len(req.Config) > 1 {
-		return network.IPAMConfig{}, notImplemented("a bridge network has one subnet, %d were given", len(req.Config))
+	if req.ConfigFrom != nil {
+		r.Network.ConfigFrom = *req.ConfigFrom
 	}
-	cfg := req.Config[0]
-	const bad = "invalid network config:\n"
-	switch {
-	case !cfg.Subnet.IsValid():
-		if cfg.IPRange.IsValid() || cfg.Gateway.IsValid() || len(cfg.AuxAddress) > 0 {
-			return cfg, invalid(bad + "invalid subnet : a range, gateway or address needs one")
-		}
-		return cfg, nil
-	case cfg.Subnet.Addr().Is6():
-		return cfg, errIPv6
-	case cfg.Subnet != cfg.Subnet.Masked():
-		return cfg, invalid(bad+"invalid subnet %s: it should be %s", cfg.Subnet, cfg.Subnet.Masked())
-	case cfg.Subnet.Bits() > 30:
-		return cfg, invalid(bad+"invalid subnet %s: no room for a gateway and a container", cfg.Subnet)
-	case cfg.IPRange.IsValid() && (cfg.IPRange.Addr().Is6() || cfg.IPRange.Bits() < cfg.Subnet.Bits() || !cfg.Subnet.Contains(cfg.IPRange.Addr())):
-		return cfg, invalid(bad+"invalid ip-range %s: parent subnet is %s", cfg.IPRange, cfg.Subnet)
-	case cfg.IPRange.IsValid() && cfg.IPRange != cfg.IPRange.Masked():
-		return cfg, invalid(bad+"invalid ip-range %s: it should be %s", cfg.IPRange, cfg.IPRange.Masked())
-	case cfg.Gateway.IsValid() && !cfg.Subnet.Contains(cfg.Gateway):
-		return cfg, invalid(bad+"invalid gateway %s: parent subnet is %s", cfg.Gateway, cfg.Subnet)
-	}
-	for name, a := range cfg.AuxAddress {
-		if !cfg.Subnet.Contains(a) {
-			return cfg, invalid(bad+"invalid auxiliary address %s (%s): parent subnet is %s", a, name, cfg.Subnet)
-		}
-	}
-	return cfg, nil
-}
-
-// chooseSubnet fills in the subnet and gateway that cfg does not have.
-func (m *Manager) chooseSubnet(cfg *network.IPAMConfig) error {
-	networks := m.snapshot()
-	if cfg.Subnet.IsValid() {
-		// Overlapping a route of the host is the user's decision, as with Docker.
-		if slices.ContainsFunc(networks, func(n *netw) bool { return n.pool != nil && n.pool.Subnet().Overlaps(cfg.Subnet) }) {
-			return forbidden("invalid pool request: Pool overlaps with other one on this address space")
-		}
-	} else {
-		taken, err := m.takenSubnets(networks, "")
-		if err != nil {
-			return err
-		}
-		if cfg.Subnet, err = ipam.Choose(m.cfg.DefaultAddressPools, taken); err != nil {
-			return invalid("%v", err)
-		}
-	}
-	if !cfg.Gateway.IsValid() {
-		// The first address of the range, or of the subnet.
-		from := cfg.Subnet
-		if cfg.IPRange.IsValid() {
-			from = cfg.IPRange
-		}
-		pool, err := ipam.NewPool(cfg.Subnet, from)
-		if err != nil {
-			return err
-		}
-		for _, a := range cfg.AuxAddress {
-			if err := pool.Reserve(a); err != nil {
-				return err
+	for _, f := range []struct {
+		want bool
+		cfg  *network.IPAMConfig
+		addr *netip.Prefix
+		ipv6 bool
+	}{{want4, &cfg4, &r.Addr, false}, {want6, &cfg6, &r.Addr6, true}} {
+		if !f.want {
+			if f.cfg.Subnet.IsValid() {
+				warnings = append(warnings, fmt.Sprintf("subnet %s is not used: the network does not have its address family", f.cfg.Subnet))
 			}
+			continue
 		}
-		if cfg.Gateway, err = pool.Take(); err != nil {
-			return err
+		if req.ConfigOnly {
+			if f.cfg.Subnet.IsValid() {
+				r.Network.IPAM.Config = append(r.Network.IPAM.Config, *f.cfg)
+			}
+			continue
+		}
+		warning, err := m.chooseSubnet(f.cfg, f.ipv6)
+		if err != nil {
+			return nil, nil, err
+		}
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
+		// The bridge has the gateway's address: it is the gateway.
+		*f.addr = netip.PrefixFrom(f.cfg.Gateway, f.cfg.Subnet.Bits())
+		r.Network.IPAM.Config = append(r.Network.IPAM.Config, *f.cfg)
+	}
+	if req.ConfigOnly {
+		r.Network.Driver = "null"
+		n, err = m.newNetwork(r)
+		return n, warnings, err
+	}
+	r.Bridge, r.Made = opts.name, true
+	if r.Bridge == "" {
+		r.Bridge = "br-" + r.Network.ID[:12]
+	}
+	if err := m.checkLink(r.Bridge); err != nil {
+		return nil, nil, err
+	}
+	n, err = m.newNetwork(r)
+	return n, warnings, err
+}
+
+// wantedFamilies settles which address families a network has. given6 says that
+// the request has a subnet of IPv6.
+func wantedFamilies(req *network.CreateRequest, opts *options, given6 bool) (want4, want6 bool, err error) {
+	want4, want6 = true, given6
+	for _, on := range []*bool{opts.enable4, req.EnableIPv4} {
+		if on != nil {
+			want4 = *on
 		}
 	}
-	return nil
+	for _, on := range []*bool{opts.enable6, req.EnableIPv6} {
+		if on != nil {
+			want6 = *on
+		}
+	}
+	if !want4 && !want6 {
+		return false, false, invalid("IPv4 or IPv6 must be enabled")
+	}
+	return want4, want6, nil
 }
 
 // checkLink refuses the name of a link that exists.
 func (m *Manager) checkLink(name string) error {
 	for _, n := range m.snapshot() {
-		if n.Bridge == name {
+		if n.driver != nil && n.Bridge == name {
 			return forbidden("network interface name %s is already used by network %s", name, n.Network.Name)
 		}
 	}
@@ -346,8 +365,13 @@ func (m *Manager) Remove(ctx context.Context, ref string) error {
 }
 
 func (m *Manager) removableLocked(n *netw) error {
-	if n.pool == nil || n.Network.Name == network.NetworkBridge {
+	if predefined(n.Network.Name) {
 		return forbidden("%s is a pre-defined network and cannot be removed", n.Network.Name)
+	}
+	for _, user := range m.networks {
+		if n.Network.ConfigOnly && user.Network.ConfigFrom.Network == n.Network.Name {
+			return forbidden("configuration network %q is in use", n.Network.Name)
+		}
 	}
 	var active []string
 	for id, sb := range m.sandboxes {
@@ -375,11 +399,13 @@ func (m *Manager) undefine(ctx context.Context, n *netw) error {
 	}
 	// The link before the firewall, in the reverse order of Create. The links of
 	// released containers may still be ports of it.
-	if err := m.links.Detach(n.Bridge); err != nil {
-		return err
-	}
-	if err := m.applyPolicy(ctx); err != nil {
-		return err
+	if n.driver != nil {
+		if err := n.driver.remove(n); err != nil {
+			return err
+		}
+		if err := m.applyPolicy(ctx); err != nil {
+			return err
+		}
 	}
 	return m.store.forget(path)
 }

@@ -160,6 +160,7 @@ func (p *peer) do(format string, args ...any) string {
 //	loopback-via LINK GATEWAY    send what is for loopback addresses elsewhere, from LINK's address
 //	lookup NAME TYPE [SERVER]    ask a name server, 127.0.0.11 unless said, print what it answers
 //	lookup-tcp NAME TYPE [SERVER]
+//	read PATH                    print a file
 //	links                        print names, hardware and IP addresses, and the default gateway
 func peerMain() {
 	if err := loopbackUp(); err != nil {
@@ -190,6 +191,7 @@ func obey(f []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		addr.Flags = unix.IFA_F_NODAD // waits a second for IPv6
 		if err := errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link)); err != nil {
 			return "", err
 		}
@@ -218,6 +220,9 @@ func obey(f []string) (string, error) {
 		return "", err
 	case "loopback-via":
 		return "", loopbackVia(f[1], f[2])
+	case "read":
+		b, err := os.ReadFile(f[1])
+		return strings.TrimSpace(string(b)), err
 	case "lookup":
 		return lookup("udp", f[1:])
 	case "lookup-tcp":
@@ -339,7 +344,7 @@ func describeLinks() (string, error) {
 		}
 		out = append(out, s)
 	}
-	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	routes, err := netlink.RouteList(nil, unix.AF_UNSPEC)
 	if err != nil {
 		return "", err
 	}

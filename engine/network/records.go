@@ -24,7 +24,8 @@ import (
 //	networks/<network ID>.gone    the same, of a network being removed
 //	sandboxes/<sandbox ID>.json   sandboxRecord, not synced
 //	sandboxes/<sandbox ID>.gone   the same, of a sandbox being removed
-//	forwarding                    the boot ID for which ip_forward was turned on
+//	forwarding, forwarding6       the boot ID for which it was turned on
+//	ula                           the prefix of IPv6 subnets that nobody chose
 const recordVersion = 1
 
 // networkRecord is a network as it is stored.
@@ -34,12 +35,15 @@ type networkRecord struct {
 	Network network.Network
 	// Bridge is the link on the host, "" for the networks host and none.
 	Bridge string `json:",omitempty"`
-	// Addr is the bridge's address with the prefix length of the subnet.
-	Addr netip.Prefix `json:",omitzero"`
+	// Addr and Addr6 are the gateway's addresses with the prefix length of the
+	// subnet; a network that does not have a family has no address of it.
+	Addr  netip.Prefix `json:",omitzero"`
+	Addr6 netip.Prefix `json:",omitzero"`
 	// Made says that the link is ours to remove.
 	Made bool `json:",omitempty"`
 	// UserSubnet says that the user chose the subnet, and may choose addresses.
-	UserSubnet bool `json:",omitempty"`
+	UserSubnet  bool `json:",omitempty"`
+	UserSubnet6 bool `json:",omitempty"`
 }
 
 // sandboxRecord is a container's part of the network as it is stored.
@@ -57,11 +61,13 @@ type endpointRecord struct {
 	EndpointID string
 	Settings   *network.EndpointSettings // as requested
 	// The rest is empty for the networks host and none.
-	Link    string               `json:",omitempty"` // on the host
-	IfName  string               `json:",omitempty"` // in the container
-	Addr    netip.Prefix         `json:",omitzero"`
-	Gateway netip.Addr           `json:",omitzero"` // zero on an internal network
-	MAC     network.HardwareAddr `json:",omitempty"`
+	Link     string               `json:",omitempty"` // on the host
+	IfName   string               `json:",omitempty"` // in the container
+	Addr     netip.Prefix         `json:",omitzero"`
+	Addr6    netip.Prefix         `json:",omitzero"`
+	Gateway  netip.Addr           `json:",omitzero"` // zero on an internal network
+	Gateway6 netip.Addr           `json:",omitzero"`
+	MAC      network.HardwareAddr `json:",omitempty"`
 }
 
 // store reads and writes the records.
@@ -176,15 +182,15 @@ func load[R any](s *store, kind string, version func(*R) int) (live, gone []*R, 
 }
 
 // enabledForwarding reports whether this store's owner turned on IP forwarding
-// since the machine booted.
-func (s *store) enabledForwarding() bool {
-	data, err := os.ReadFile(filepath.Join(s.dir, "forwarding"))
+// since the machine booted; file says of which family.
+func (s *store) enabledForwarding(file string) bool {
+	data, err := os.ReadFile(filepath.Join(s.dir, file))
 	return err == nil && len(data) > 0 && string(data) == bootID()
 }
 
 // setEnabledForwarding records that IP forwarding is about to be turned on.
-func (s *store) setEnabledForwarding() error {
-	return atomicfile.WriteVolatile(filepath.Join(s.dir, "forwarding"), []byte(bootID()), 0o600)
+func (s *store) setEnabledForwarding(file string) error {
+	return atomicfile.WriteVolatile(filepath.Join(s.dir, file), []byte(bootID()), 0o600)
 }
 
 func bootID() string {

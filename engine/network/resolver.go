@@ -65,7 +65,7 @@ func (m *Manager) stopResolver(sb *sandbox) error {
 func (m *Manager) upstreams(sb *sandbox) []dns.Upstream {
 	m.mu.Lock()
 	rec := sb.rec
-	outside := m.gatewayLocked(rec) != nil
+	outside := m.exitsLocked(rec).any()
 	m.mu.Unlock()
 	servers := m.resolver(&rec.Request).Servers
 	own := len(servers) > 0

@@ -41,13 +41,24 @@ func (m *Manager) loadSandboxes() error {
 func (m *Manager) adopt(r *sandboxRecord) bool {
 	for i, ep := range r.Endpoints {
 		n := m.networks[ep.NetworkID]
-		ok := n != nil && ep.Settings != nil && (n.pool == nil) == (ep.Link == "")
-		if ok && n.pool != nil {
-			ok = n.Addr.Bits() == ep.Addr.Bits() && n.pool.Reserve(ep.Addr.Addr()) == nil
-		}
+		ok := n != nil && ep.Settings != nil && (n.driver == nil) == (ep.Link == "") && n.reserve(ep)
 		if !ok {
 			for _, taken := range r.Endpoints[:i] {
 				m.freeEndpointLocked(taken)
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// reserve takes the addresses of ep, all or none.
+func (n *netw) reserve(ep *endpointRecord) bool {
+	for i, p := range ep.prefixes() {
+		s := n.of(p.Addr())
+		if s == nil || s.addr.Bits() != p.Bits() || s.pool.Reserve(p.Addr()) != nil {
+			for _, taken := range ep.prefixes()[:i] {
+				n.of(taken.Addr()).pool.Release(taken.Addr())
 			}
 			return false
 		}
@@ -95,7 +106,7 @@ func (m *Manager) restore(ctx context.Context, id string, pid int) error {
 		return err
 	}
 	defer ns.Close()
-	gw := m.gatewayOf(sb.rec)
+	x := m.exitsOf(sb.rec)
 	var errs []error
 	for _, ep := range sb.rec.Endpoints {
 		if ep.Link == "" {
@@ -104,7 +115,7 @@ func (m *Manager) restore(ctx context.Context, id string, pid int) error {
 		ok, err := m.links.Exists(ep.Link)
 		if err == nil && !ok {
 			m.log.Warn("container's link is missing, making it again", "container", id, "link", ep.Link)
-			err = m.attach(ns, sb, ep, ep == gw)
+			err = m.attach(ns, sb, ep, x)
 		}
 		errs = append(errs, err)
 	}

@@ -46,8 +46,7 @@ func (m *Manager) ConnectRunning(ctx context.Context, containerID string, pid in
 	if err := m.store.putSandbox(sb.rec); err != nil {
 		return nil, undo(fmt.Errorf("record network of container: %w", err))
 	}
-	gateway := m.gatewayOf(sb.rec) == ep
-	if err := m.attach(ns, sb, ep, gateway); err != nil {
+	if err := m.attach(ns, sb, ep, m.exitsOf(sb.rec)); err != nil {
 		return nil, undo(err)
 	}
 	if err := m.startResolver(sb, ns); err != nil {
@@ -86,7 +85,7 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 	if i < 0 {
 		return nil, fmt.Errorf("container %s is not connected to network %s", containerID, n.Network.Name)
 	}
-	if n.pool == nil {
+	if n.driver == nil {
 		return nil, errNoNetwork
 	}
 	ep := sb.rec.Endpoints[i]
@@ -108,8 +107,16 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 	m.announceNames(sb)
 	m.announceEndpoints(events.ActionDisconnect, containerID, ep)
 	errs := []error{m.store.putSandbox(&rec)}
-	if gw := m.gatewayOf(&rec); gw != nil {
-		errs = append(errs, bridge.DefaultRoute(ns, gw.IfName, gw.Gateway))
+	var routes []bridge.Route
+	x := m.exitsOf(&rec)
+	if x.v4 != nil {
+		routes = append(routes, bridge.Route{Name: x.v4.IfName, Gateway: x.v4.Gateway})
+	}
+	if x.v6 != nil {
+		routes = append(routes, bridge.Route{Name: x.v6.IfName, Gateway: x.v6.Gateway6})
+	}
+	if len(routes) > 0 {
+		errs = append(errs, bridge.DefaultRoutes(ns, routes...))
 	}
 	errs = append(errs, m.publish(ctx, sb))
 	if err := errors.Join(errs...); err != nil {
@@ -141,13 +148,13 @@ func (m *Manager) addEndpoint(sb *sandbox, networkRef string, settings *network.
 		switch have := m.networks[ep.NetworkID]; {
 		case have.Network.Driver == "host" || n.Network.Driver == "host":
 			return nil, errHostNetwork
-		case have.pool == nil || n.pool == nil:
+		case have.driver == nil || n.driver == nil:
 			return nil, errNoNetwork
 		case have == n:
 			return nil, forbidden("endpoint with name %s already exists in network %s", ownerName(&sb.rec.Request), n.Network.Name)
 		}
 	}
-	if n.pool == nil {
+	if n.driver == nil {
 		return nil, errNoNetwork
 	}
 	s := settings.Copy()

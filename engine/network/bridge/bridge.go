@@ -69,9 +69,12 @@ func (l *Links) do(b *batch) ([][]byte, error) {
 
 // Bridge describes a bridge on the host.
 type Bridge struct {
-	Name string
-	Addr netip.Prefix // the bridge's address in its subnet
-	MTU  int          // bytes
+	Name  string
+	Addrs []netip.Prefix   // the bridge's addresses in its subnets, at most one per family
+	MAC   net.HardwareAddr // of a bridge that is made
+	MTU   int              // bytes
+	// IPv6 keeps it on when the bridge has no address of it.
+	IPv6 bool
 	// FilterFrames makes the firewall see what passes between the bridge's ports,
 	// see CanFilterFrames.
 	FilterFrames bool
@@ -110,11 +113,13 @@ func (l *Links) Ensure(br Bridge) (created bool, err error) {
 	case link.Type() != "bridge":
 		return false, fmt.Errorf("a link of that name is of type %s: %w", link.Type(), errdefs.ErrConflict)
 	}
-	if err := hardenBridge(br.Name); err != nil {
+	if err := hardenBridge(br.Name, br.IPv6 || hasIPv6(br.Addrs)); err != nil {
 		return created, err
 	}
-	if err := l.setAddress(link, br.Addr, created); err != nil {
-		return created, err
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		if err := l.setAddress(link, family, br.Addrs, created); err != nil {
+			return created, err
+		}
 	}
 	var b batch
 	if br.FilterFrames {
@@ -139,47 +144,63 @@ func (l *Links) create(br Bridge) error {
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(br.MTU))),
 		// An address of its own: otherwise a bridge takes the lowest of its
 		// ports', and changes it under the feet of its neighbours.
-		nl.NewRtAttr(unix.IFLA_ADDRESS, MAC(br.Addr.Addr())),
+		nl.NewRtAttr(unix.IFLA_ADDRESS, br.MAC),
 		info)
 	_, err := l.do(&b)
 	return err
 }
 
-// setAddress makes addr the only IPv4 address of link.
-func (l *Links) setAddress(link netlink.Link, addr netip.Prefix, fresh bool) error {
+// setAddress makes those of addrs that are of the family the only ones of link,
+// beside link-local IPv6 addresses, which are the kernel's business.
+func (l *Links) setAddress(link netlink.Link, family int, addrs []netip.Prefix, fresh bool) error {
 	var have []netlink.Addr
 	if !fresh {
 		var err error
-		if have, err = l.slow.AddrList(link, unix.AF_INET); err != nil {
+		if have, err = l.slow.AddrList(link, family); err != nil {
 			return err
 		}
 	}
-	found := false
+	missing := slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return p.Addr().Is4() != (family == unix.AF_INET) })
 	for _, a := range have {
-		if p, ok := prefixOf(a.IPNet); ok && p == addr {
-			found = true
+		p, ok := prefixOf(a.IPNet)
+		if i := slices.Index(missing, p); ok && i >= 0 {
+			missing = slices.Delete(missing, i, i+1)
+			continue
+		}
+		if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
 		if err := l.slow.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
 		}
 	}
-	if found {
-		return nil
-	}
 	var b batch
-	b.address(link.Attrs().Index, addr)
+	for _, p := range missing {
+		b.address(link.Attrs().Index, p)
+	}
 	_, err := l.do(&b)
 	return err
 }
 
-// hardenBridge turns off IPv6 on the host's side of a network that has none: no
-// router advertisement from a container is heard (CVE-2020-13401) and no
-// link-local address is there to be reached.
-func hardenBridge(name string) error {
+// hardenBridge keeps the host from hearing router advertisements of containers
+// (CVE-2020-13401), and turns off IPv6 on the host's side of a network that has
+// none: no link-local address is there to be reached.
+func hardenBridge(name string, ipv6 bool) error {
+	off := "1"
+	if ipv6 {
+		off = "0"
+	}
+	return ipv6Settings(name, off)
+}
+
+// ipv6Settings sets disable_ipv6 of a link, and before it comes up that it hears
+// no router advertisements and does not look for duplicates of its link-local
+// address for a second or two: until then it could not ask for neighbours.
+func ipv6Settings(name, disable string) error {
 	return errors.Join(
 		sysctl("net/ipv6/conf/"+name+"/accept_ra", "0"),
-		sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"))
+		sysctl("net/ipv6/conf/"+name+"/accept_dad", "0"),
+		sysctl("net/ipv6/conf/"+name+"/disable_ipv6", disable))
 }
 
 // RouteLocalnet lets connections to a loopback address of the host leave through
@@ -190,13 +211,48 @@ func RouteLocalnet(name string) error {
 }
 
 // Forwarding reports whether the host forwards IPv4.
-func Forwarding() (bool, error) {
-	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	return len(b) > 0 && b[0] != '0', err
-}
+func Forwarding() (bool, error) { return isOn("net/ipv4/ip_forward") }
 
 // EnableForwarding makes the host forward IPv4.
 func EnableForwarding() error { return sysctl("net/ipv4/ip_forward", "1") }
+
+// Forwarding6 reports whether the host forwards IPv6. A kernel without IPv6 has
+// nothing to forward, which is as good.
+func Forwarding6() (bool, error) {
+	on, err := isOn("net/ipv6/conf/all/forwarding")
+	return on || errors.Is(err, fs.ErrNotExist), ignoreMissing(err)
+}
+
+// EnableForwarding6 makes the host forward IPv6. Links that learn their routes
+// from router advertisements go on to, which a router does not by default.
+func EnableForwarding6() error {
+	const dir = "net/ipv6/conf"
+	entries, err := os.ReadDir(filepath.Join("/proc/sys", dir))
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	for _, e := range entries {
+		key := filepath.Join(dir, e.Name(), "accept_ra")
+		if b, err := os.ReadFile(filepath.Join("/proc/sys", key)); err == nil && string(b) == "1\n" && e.Name() != "all" {
+			if err := sysctl(key, "2"); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(sysctl(dir+"/default/forwarding", "1"), sysctl(dir+"/all/forwarding", "1"))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func isOn(key string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", key))
+	return len(b) > 0 && b[0] != '0', err
+}
 
 // sysctl writes value unless it is there already: a read is cheaper than a
 // write, and works where /proc/sys is read-only. A kernel without the family
@@ -242,7 +298,7 @@ func (l *Links) Find(name string) (addr netip.Prefix, ok bool, err error) {
 	return netip.Prefix{}, true, nil
 }
 
-// Subnets returns the IPv4 destinations that the host has routes to, without
+// Subnets returns the destinations that the host has routes to, without
 // default routes and those through the links named in except.
 func (l *Links) Subnets(except ...string) ([]netip.Prefix, error) {
 	skip := make(map[int]bool)
@@ -251,13 +307,13 @@ func (l *Links) Subnets(except ...string) ([]netip.Prefix, error) {
 			skip[link.Attrs().Index] = true
 		}
 	}
-	routes, err := l.slow.RouteList(nil, unix.AF_INET)
+	routes, err := l.slow.RouteList(nil, unix.AF_UNSPEC)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	var subnets []netip.Prefix
 	for _, r := range routes {
-		if p, ok := prefixOf(r.Dst); ok && p.Bits() > 0 && !skip[r.LinkIndex] {
+		if p, ok := prefixOf(r.Dst); ok && p.Bits() > 0 && !skip[r.LinkIndex] && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsMulticast() {
 			subnets = append(subnets, p.Masked())
 		}
 	}

@@ -94,7 +94,7 @@ func names(t *testing.T, h *netlink.Handle) []string {
 
 func TestAttach(t *testing.T) {
 	l, h := host(t)
-	br := Bridge{Name: "br0", Addr: netip.MustParsePrefix("10.9.0.1/24"), MTU: 1400}
+	br := Bridge{Name: "br0", Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, MAC: MAC(netip.MustParseAddr("10.9.0.1")), MTU: 1400}
 	// The settings under /proc are those of the test's own namespace, where there
 	// is no such link: Ensure takes that for a kernel without IPv6.
 	if created, err := l.Ensure(br); !created || err != nil {
@@ -103,14 +103,14 @@ func TestAttach(t *testing.T) {
 	if created, err := l.Ensure(br); created || err != nil {
 		t.Errorf("second Ensure() = %t, %v", created, err)
 	}
-	br.Addr = netip.MustParsePrefix("10.9.1.1/24")
+	br.Addrs[0] = netip.MustParsePrefix("10.9.1.1/24")
 	if _, err := l.Ensure(br); err != nil {
 		t.Fatal(err)
 	}
-	if got, ok, err := l.Find("br0"); got != br.Addr || !ok || err != nil {
-		t.Errorf("Find() = %s, %t, %v, want %s", got, ok, err, br.Addr)
+	if got, ok, err := l.Find("br0"); got != br.Addrs[0] || !ok || err != nil {
+		t.Errorf("Find() = %s, %t, %v, want %s", got, ok, err, br.Addrs[0])
 	}
-	if subnets, err := l.Subnets(); err != nil || !slices.Equal(subnets, []netip.Prefix{br.Addr.Masked()}) {
+	if subnets, err := l.Subnets(); err != nil || !slices.Equal(subnets, []netip.Prefix{br.Addrs[0].Masked()}) {
 		t.Errorf("Subnets() = %v, %v", subnets, err)
 	}
 	if subnets, err := l.Subnets("br0"); err != nil || len(subnets) != 0 {
@@ -120,7 +120,7 @@ func TestAttach(t *testing.T) {
 	ns := newNamespace(t, nil)
 	a := netip.MustParseAddr("10.9.1.2")
 	ep := Endpoint{HostName: "veth1", Name: "eth0", Bridge: "br0", MAC: MAC(a), MTU: 1400,
-		Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}, Gateways: []netip.Addr{br.Addr.Addr()}, Isolated: true}
+		Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}, Gateways: []netip.Addr{br.Addrs[0].Addr()}, Isolated: true}
 	if err := l.Attach(ns, ep); err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestAttach(t *testing.T) {
 
 func TestEnsureRefusesOtherLinks(t *testing.T) {
 	l, _ := host(t)
-	if _, err := l.Ensure(Bridge{Name: "lo", Addr: netip.MustParsePrefix("10.9.0.1/24")}); !errdefs.IsConflict(err) {
+	if _, err := l.Ensure(Bridge{Name: "lo", Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, MAC: MAC(netip.MustParseAddr("10.9.0.1"))}); !errdefs.IsConflict(err) {
 		t.Errorf("Ensure(lo) = %v, want Conflict", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -25,9 +26,13 @@ type Endpoint struct {
 	MTU      int              // bytes, 0 means the kernel's default
 	Addrs    []netip.Prefix   // with the subnet's prefix length
 	Gateways []netip.Addr     // default routes, at most one per family
+	Sysctls  []Sysctl         // of the container's link
 	Hairpin  bool             // frames may leave through the port they came from
 	Isolated bool             // frames pass to the bridge itself only, not to other isolated ports
 }
+
+// Sysctl is a setting below /proc/sys of a link in a container.
+type Sysctl struct{ Key, Value string }
 
 // loopbackIndex is that of lo, the first link of every network namespace.
 const loopbackIndex = 1
@@ -69,12 +74,22 @@ func (l *Links) Attach(ns *os.File, ep Endpoint) (err error) {
 	}
 
 	inside, err := socketIn(ns, func() error {
-		if hasIPv6(ep.Addrs) {
-			return sysctl("net/ipv6/conf/"+ep.Name+"/accept_ra", "0")
-		}
 		// Before the link is up: no link-local address on a network that has no
 		// IPv6 (CVE-2024-32473).
-		return sysctl("net/ipv6/conf/"+ep.Name+"/disable_ipv6", "1")
+		off := "1"
+		if hasIPv6(ep.Addrs) {
+			off = "0"
+		}
+		err := ipv6Settings(ep.Name, off)
+		for _, s := range ep.Sysctls {
+			if err != nil {
+				break
+			}
+			if err = setSysctl(s); err != nil {
+				err = fmt.Errorf("set %s=%s: %w", s.Key, s.Value, err)
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return err
@@ -108,6 +123,14 @@ func (l *Links) Attach(ns *os.File, ep Endpoint) (err error) {
 	}
 	undo.Release()
 	return nil
+}
+
+// setSysctl is sysctl for a key that must exist.
+func setSysctl(s Sysctl) error {
+	if _, err := os.Stat(filepath.Join("/proc/sys", s.Key)); err != nil {
+		return err
+	}
+	return sysctl(s.Key, s.Value)
 }
 
 // veth adds the creation of the pair: the host's end up and enslaved to the
@@ -199,20 +222,28 @@ func Loopback(ns *os.File) error {
 	return err
 }
 
-// DefaultRoute makes gw, reached through the link name, the default gateway in
-// the network namespace ns, instead of the one it has.
-func DefaultRoute(ns *os.File, name string, gw netip.Addr) error {
+// Route is a default route through the link Name.
+type Route struct {
+	Name    string
+	Gateway netip.Addr
+}
+
+// DefaultRoutes makes routes, at most one per family, the default ones in the
+// network namespace ns, instead of those it has.
+func DefaultRoutes(ns *os.File, routes ...Route) error {
 	s, err := socketIn(ns, nil)
 	if err != nil {
 		return fmt.Errorf("set default route: %w", err)
 	}
 	defer s.Close()
-	index, err := s.index(name)
-	if err != nil {
-		return err
-	}
 	var b batch
-	b.defaultRoute(index, gw)
+	for _, r := range routes {
+		index, err := s.index(r.Name)
+		if err != nil {
+			return err
+		}
+		b.defaultRoute(index, r.Gateway)
+	}
 	_, err = s.do(&b)
 	return err
 }

@@ -35,38 +35,62 @@ import (
 // Network is one bridge network.
 type Network struct {
 	Bridge string
-	Subnet netip.Prefix // IPv4
+	V4, V6 Family
 	// ICC lets its containers talk to each other. The bridge's ports must be
 	// isolated too: frames between them do not always pass the firewall.
 	ICC bool
-	// Masquerade hides its addresses from the world.
-	Masquerade bool
 	// Internal cuts it off from everything but the host itself.
 	Internal bool
+	// Trusted are links of the host from where ports that are published may be
+	// reached at the containers' own addresses.
+	Trusted []string
+}
+
+// Family is what holds for one address family of a network. The zero value says
+// that the network does not have it.
+type Family struct {
+	Subnet netip.Prefix
+	// Masquerade hides its addresses from the world, behind Source if it is set.
+	Masquerade bool
+	Source     netip.Addr
+	// Unprotected lets everybody reach every port at the containers' addresses.
+	Unprotected bool
+	// Routed lets everybody reach open ports, see Port, and ping.
+	Routed bool
 }
 
 // Policy is the part of the state that chains are made of.
 type Policy struct {
 	Networks []Network
-	// DropForward drops packets between links that are no bridge of Networks.
-	DropForward bool
+	// DropForward4 and DropForward6 drop packets between links that are no bridge
+	// of Networks.
+	DropForward4, DropForward6 bool
 }
 
-// Port is one published port.
+// Port is one published port. With HostPort 0 it is an open one: reachable at
+// the container's address by those who may, and not translated.
 type Port struct {
 	Proto    uint8      // IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP
-	HostIP   netip.Addr // IPv4; 0.0.0.0 is every address of the host
+	HostIP   netip.Addr // 0.0.0.0 or :: is every address of the host
 	HostPort uint16
-	Addr     netip.Addr // of the container, IPv4
+	Addr     netip.Addr // of the container, of the same family
 	Port     uint16
 }
 
-func (p Port) key() portKey { return portKey{p.Proto, p.HostIP, p.HostPort} }
+func (p Port) open() bool { return p.HostPort == 0 }
+
+func (p Port) key() portKey {
+	if p.open() {
+		return portKey{p.Proto, p.Addr, p.Port, true}
+	}
+	return portKey{p.Proto, p.HostIP, p.HostPort, false}
+}
 
 type portKey struct {
 	proto uint8
 	ip    netip.Addr
 	port  uint16
+	open  bool
 }
 
 // kernel carries out transactions. Each is atomic.

@@ -19,16 +19,24 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func TestGolden(t *testing.T) {
 	nets := []Network{
-		{Bridge: "docker0", Subnet: netip.MustParsePrefix("172.17.0.0/16"), ICC: true, Masquerade: true},
-		{Bridge: "br-quiet", Subnet: netip.MustParsePrefix("10.1.0.0/24"), Masquerade: true},
-		{Bridge: "br-dark", Subnet: netip.MustParsePrefix("10.2.0.0/24"), ICC: true, Masquerade: true, Internal: true},
-		{Bridge: "br-open", Subnet: netip.MustParsePrefix("10.3.0.0/24"), ICC: true},
+		{Bridge: "docker0", V4: Family{Subnet: netip.MustParsePrefix("172.17.0.0/16"), Masquerade: true}, ICC: true},
+		{Bridge: "br-quiet", V4: Family{Subnet: netip.MustParsePrefix("10.1.0.0/24"), Masquerade: true}},
+		{Bridge: "br-dark", V4: Family{Subnet: netip.MustParsePrefix("10.2.0.0/24"), Masquerade: true}, ICC: true, Internal: true},
+		{Bridge: "br-open", V4: Family{Subnet: netip.MustParsePrefix("10.3.0.0/24")}, ICC: true},
+		{Bridge: "br-six", V6: Family{Subnet: netip.MustParsePrefix("fd00:1::/64"), Masquerade: true}, ICC: true},
+		{Bridge: "br-both", V4: Family{Subnet: netip.MustParsePrefix("10.4.0.0/24"), Masquerade: true, Source: addr("192.0.2.9")},
+			V6: Family{Subnet: netip.MustParsePrefix("2001:db8::/64"), Routed: true}, Trusted: []string{"wg0"}},
+		{Bridge: "br-unprot", V4: Family{Subnet: netip.MustParsePrefix("10.5.0.0/24"), Masquerade: true, Unprotected: true}, ICC: true},
 	}
 	ports := []Port{
 		{unix.IPPROTO_TCP, addr("0.0.0.0"), 8080, addr("172.17.0.2"), 80},
 		{unix.IPPROTO_UDP, addr("0.0.0.0"), 53, addr("172.17.0.2"), 53},
 		{unix.IPPROTO_TCP, addr("127.0.0.1"), 8081, addr("172.17.0.3"), 80},
 		{unix.IPPROTO_SCTP, addr("192.0.2.1"), 9, addr("172.17.0.3"), 9},
+		{unix.IPPROTO_TCP, addr("::"), 8080, addr("fd00:1::2"), 80},
+		{unix.IPPROTO_TCP, addr("2001:db8:1::1"), 8081, addr("fd00:1::2"), 80},
+		{unix.IPPROTO_TCP, netip.Addr{}, 0, addr("2001:db8::2"), 443},
+		{unix.IPPROTO_UDP, netip.Addr{}, 0, addr("10.4.0.2"), 53},
 	}
 	for name, tc := range map[string]struct {
 		p     Policy
@@ -36,7 +44,7 @@ func TestGolden(t *testing.T) {
 	}{
 		"empty":   {},
 		"default": {Policy{Networks: nets[:1]}, nil},
-		"all":     {Policy{Networks: nets, DropForward: true}, ports},
+		"all":     {Policy{Networks: nets, DropForward4: true, DropForward6: true}, ports},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tb := newFake("lighter-docker0-0")
@@ -156,10 +164,10 @@ func TestRandomWalk(t *testing.T) {
 				}
 			}
 		case 4:
-			policy.DropForward = rnd.IntN(2) == 0
+			policy.DropForward4 = rnd.IntN(2) == 0
 			policy.Networks = nil
 			for range rnd.IntN(3) {
-				policy.Networks = append(policy.Networks, Network{Bridge: string(rune('a' + rnd.IntN(26))), Subnet: netip.MustParsePrefix("10.0.0.0/8"), ICC: rnd.IntN(2) == 0})
+				policy.Networks = append(policy.Networks, Network{Bridge: string(rune('a' + rnd.IntN(26))), V4: Family{Subnet: netip.MustParsePrefix("10.0.0.0/8")}, ICC: rnd.IntN(2) == 0})
 			}
 			if err := tb.Apply(ctx, policy); err != nil {
 				t.Fatal(err)

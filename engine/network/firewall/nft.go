@@ -86,16 +86,21 @@ func (n *nft) replace(rs *ruleset) (err error) {
 	c.AddTable(t)
 
 	bridges := &nftables.Set{Table: t, Name: setBridges, ID: 1, KeyType: nftables.TypeIFName}
-	ports, anyPorts := portMaps(t)
-	to := &nftables.Set{Table: t, Name: mapTo, ID: 4, IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict}
-	ids := map[string]uint32{setBridges: bridges.ID, mapPorts: ports.ID, mapAnyPorts: anyPorts.ID, mapTo: to.ID}
+	to := &nftables.Set{Table: t, Name: mapTo, ID: 2, IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict}
+	sets := portSets(t)
+	ids := map[string]uint32{setBridges: bridges.ID, mapTo: to.ID}
 
 	var names, jumps []nftables.SetElement
 	for _, l := range rs.links {
 		names = append(names, nftables.SetElement{Key: ifname(l.bridge)})
 		jumps = append(jumps, nftables.SetElement{Key: ifname(l.bridge), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: l.chain}})
 	}
-	err = errors.Join(c.AddSet(bridges, names), c.AddSet(ports, nil), c.AddSet(anyPorts, nil))
+	err = c.AddSet(bridges, names)
+	for i, set := range sets {
+		set.ID = uint32(3 + i)
+		ids[set.Name] = set.ID
+		err = errors.Join(err, c.AddSet(set, nil))
+	}
 	chains := make([]*nftables.Chain, len(rs.chains))
 	for i, ch := range rs.chains {
 		nc := &nftables.Chain{Table: t, Name: ch.name}
@@ -105,7 +110,7 @@ func (n *nft) replace(rs *ruleset) (err error) {
 		}
 		chains[i] = c.AddChain(nc)
 	}
-	err = errors.Join(err, c.AddSet(to, jumps), eachElement(rs.ports, ports, anyPorts, c.SetAddElements))
+	err = errors.Join(err, c.AddSet(to, jumps), eachElement(rs.ports, sets, c.SetAddElements))
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
@@ -140,11 +145,10 @@ func (n *nft) change(table string, add, del []Port) (err error) {
 		return err
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: table}
-	ports, anyPorts := portMaps(t)
-	ports.ID, anyPorts.ID = 0, 0 // they exist: found by name
+	sets := portSets(t) // they exist: found by name
 	err = errors.Join(
-		eachElement(del, ports, anyPorts, c.SetDeleteElements),
-		eachElement(add, ports, anyPorts, c.SetAddElements))
+		eachElement(del, sets, c.SetDeleteElements),
+		eachElement(add, sets, c.SetAddElements))
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
@@ -189,41 +193,54 @@ func (n *nft) foreignDrop() (_ []string, err error) {
 	return found, nil
 }
 
-// portMaps returns the maps of published ports as they are declared.
-func portMaps(t *nftables.Table) (exact, wild *nftables.Set) {
-	value := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	return &nftables.Set{Table: t, Name: mapPorts, ID: 2, IsMap: true, Concatenation: true,
-			KeyType:  nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
-			DataType: value},
-		&nftables.Set{Table: t, Name: mapAnyPorts, ID: 3, IsMap: true, Concatenation: true,
-			KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
-			DataType: value}
+// portSets returns the maps and sets of published ports as they are declared.
+func portSets(t *nftables.Table) []*nftables.Set {
+	var sets []*nftables.Set
+	for _, f := range families {
+		addr := nftables.TypeIPAddr
+		if f == v6 {
+			addr = nftables.TypeIP6Addr
+		}
+		full := nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService)
+		value := nftables.MustConcatSetType(addr, nftables.TypeInetService)
+		sets = append(sets,
+			&nftables.Set{Table: t, Name: f.ports, IsMap: true, Concatenation: true, KeyType: full, DataType: value},
+			&nftables.Set{Table: t, Name: f.anyPorts, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), DataType: value},
+			&nftables.Set{Table: t, Name: f.open, Concatenation: true, KeyType: full})
+	}
+	return sets
 }
 
-// eachElement passes the elements of ports to do, by map and in bounded numbers.
-func eachElement(ports []Port, exact, wild *nftables.Set, do func(*nftables.Set, []nftables.SetElement) error) error {
-	var exactElems, wildElems []nftables.SetElement
+// eachElement passes the elements of ports to do, by set and in bounded numbers.
+func eachElement(ports []Port, sets []*nftables.Set, do func(*nftables.Set, []nftables.SetElement) error) error {
+	elements := make(map[string][]nftables.SetElement)
 	for _, p := range ports {
-		// Every part of a concatenation takes a multiple of 4 bytes.
-		key := []byte{p.Proto, 0, 0, 0, 0, 0, 0, 0}
-		binary.BigEndian.PutUint16(key[4:], p.HostPort)
-		val := binary.BigEndian.AppendUint16(p.Addr.AsSlice(), p.Port)
-		val = append(val, 0, 0)
-		if p.HostIP.IsUnspecified() {
-			wildElems = append(wildElems, nftables.SetElement{Key: key, Val: val})
-		} else {
-			exactElems = append(exactElems, nftables.SetElement{Key: append(p.HostIP.AsSlice(), key...), Val: val})
-		}
+		name := setOf(p)
+		elements[name] = append(elements[name], element(p))
 	}
-	for part := range slices.Chunk(exactElems, elementsPerMessage) {
-		if err := do(exact, part); err != nil {
-			return err
-		}
-	}
-	for part := range slices.Chunk(wildElems, elementsPerMessage) {
-		if err := do(wild, part); err != nil {
-			return err
+	for _, set := range sets {
+		for part := range slices.Chunk(elements[set.Name], elementsPerMessage) {
+			if err := do(set, part); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// element encodes p for the set it belongs to. Every part of a concatenation
+// takes a multiple of 4 bytes.
+func element(p Port) nftables.SetElement {
+	key := []byte{p.Proto, 0, 0, 0, 0, 0, 0, 0}
+	if p.open() {
+		binary.BigEndian.PutUint16(key[4:], p.Port)
+		return nftables.SetElement{Key: append(p.Addr.AsSlice(), key...)}
+	}
+	binary.BigEndian.PutUint16(key[4:], p.HostPort)
+	if !p.HostIP.IsUnspecified() {
+		key = append(p.HostIP.AsSlice(), key...)
+	}
+	val := append(binary.BigEndian.AppendUint16(p.Addr.AsSlice(), p.Port), 0, 0)
+	return nftables.SetElement{Key: key, Val: val}
 }

@@ -48,11 +48,48 @@ type stmt struct {
 
 // Names in the table.
 const (
-	mapPorts    = "ports"     // address . protocol . port -> container
-	mapAnyPorts = "ports-any" // protocol . port -> container
-	mapTo       = "to"        // bridge -> chain for packets that leave through it
-	setBridges  = "bridges"
+	mapTo      = "to" // bridge -> chain for packets that leave through it
+	setBridges = "bridges"
 )
+
+// family is what differs between IPv4 and IPv6.
+type family struct {
+	version              byte   // NFPROTO_IPV4 or NFPROTO_IPV6
+	ip                   string // the header in nft's syntax
+	addrType             string
+	offsetSrc, offsetDst uint32 // of the addresses in the header
+	length               uint32 // bytes of an address
+	loopback             netip.Prefix
+	icmp                 byte
+	// Maps and a set: address . protocol . port -> container; protocol . port ->
+	// container; address . protocol . port.
+	ports, anyPorts, open string
+	published             string // the chain that translates
+}
+
+var (
+	v4 = &family{unix.NFPROTO_IPV4, "ip", "ipv4_addr", 12, 16, 4, netip.MustParsePrefix("127.0.0.0/8"), unix.IPPROTO_ICMP,
+		"ports", "ports-any", "open", "published"}
+	v6 = &family{unix.NFPROTO_IPV6, "ip6", "ipv6_addr", 8, 24, 16, netip.MustParsePrefix("::1/128"), unix.IPPROTO_ICMPV6,
+		"ports6", "ports6-any", "open6", "published6"}
+	families = []*family{v4, v6}
+)
+
+// familyOf returns that of an address.
+func familyOf(a netip.Addr) *family {
+	if a.Is4() {
+		return v4
+	}
+	return v6
+}
+
+// of returns what n has of the family.
+func (f *family) of(n *Network) *Family {
+	if f == v4 {
+		return &n.V4
+	}
+	return &n.V6
+}
 
 var (
 	hookRaw = &hook{nftables.ChainTypeFilter, "type filter hook prerouting priority raw; policy accept;",
@@ -67,74 +104,112 @@ var (
 		nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource}
 )
 
-// loopback are the addresses that never leave a host.
-var loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
-
 // compile makes the ruleset of a state. Equal states make equal rulesets.
 func compile(table string, p Policy, ports map[portKey]Port) *ruleset {
 	networks := slices.SortedFunc(slices.Values(p.Networks), func(a, b Network) int {
 		return strings.Compare(a.Bridge, b.Bridge)
 	})
 	rs := &ruleset{table: table, ports: sortedPorts(ports)}
-	publish := []rule{
-		{dnat(mapPorts, true)},
-		{dnat(mapAnyPorts, false)},
-	}
-	forward := chain{name: "forward", hook: hookForward, rules: []rule{{outVerdictMap()}}}
+	forward := chain{name: "forward", hook: hookForward}
 	postrouting := chain{name: "postrouting", hook: hookPostrouting}
 	var to []chain
 	for _, n := range networks {
-		to = append(to, toNetwork(n))
+		to = append(to, toNetwork(&n))
 		rs.links = append(rs.links, link{n.Bridge, "to-" + n.Bridge})
 		if n.Internal {
-			forward.rules = append(forward.rules, rule{iif(n.Bridge), drop()})
+			// Before anything accepts, a port published elsewhere included.
+			forward.rules = append(forward.rules, rule{iif(n.Bridge), oifNot(n.Bridge), drop()})
 		}
-		postrouting.rules = append(postrouting.rules, fromNetwork(n)...)
+		for _, f := range families {
+			postrouting.rules = append(postrouting.rules, fromNetwork(&n, f)...)
+		}
 	}
-	if p.DropForward {
-		forward.rules = append(forward.rules, rule{iifNotOurs(), drop()})
+	forward.rules = append(forward.rules, rule{outVerdictMap()})
+	if p.DropForward4 {
+		forward.rules = append(forward.rules, rule{nfproto(v4), iifNotOurs(), drop()})
 	}
-	rs.chains = append(to,
-		chain{name: "published", rules: publish},
-		chain{name: "martians", hook: hookRaw, rules: []rule{
-			{iifNot("lo"), ipv4(), saddr(loopback), drop()},
-			{iifNot("lo"), ipv4(), daddr(loopback), drop()},
-		}},
-		chain{name: "prerouting", hook: hookPrerouting, rules: []rule{{ipv4(), daddrLocal(), jump("published")}}},
-		chain{name: "output", hook: hookOutput, rules: []rule{{ipv4(), daddrLocal(), jump("published")}}},
-		forward,
-		postrouting)
+	if p.DropForward6 {
+		forward.rules = append(forward.rules, rule{nfproto(v6), iifNotOurs(), drop()})
+	}
+	martians := chain{name: "martians", hook: hookRaw}
+	prerouting := chain{name: "prerouting", hook: hookPrerouting}
+	output := chain{name: "output", hook: hookOutput}
+	for _, f := range families {
+		to = append(to, chain{name: f.published, rules: []rule{{f.dnat(f.ports, true)}, {f.dnat(f.anyPorts, false)}}})
+		martians.rules = append(martians.rules,
+			rule{iifNot("lo"), nfproto(f), f.saddr(f.loopback), drop()},
+			rule{iifNot("lo"), nfproto(f), f.daddr(f.loopback), drop()})
+		prerouting.rules = append(prerouting.rules, rule{nfproto(f), daddrLocal(), jump(f.published)})
+		if f == v6 {
+			// The kernel sends nothing from ::1 to another host, translated or not.
+			output.rules = append(output.rules, rule{nfproto(f), f.daddr(f.loopback), accept()})
+		}
+		output.rules = append(output.rules, rule{nfproto(f), daddrLocal(), jump(f.published)})
+	}
+	rs.chains = append(to, martians, prerouting, output, forward, postrouting)
 	return rs
 }
 
 // toNetwork decides on packets that would leave through the bridge of n. Those
 // between its own containers come here when the kernel hands bridged frames to
 // the firewall (br_netfilter), or when they take the way over a published port.
-func toNetwork(n Network) chain {
+func toNetwork(n *Network) chain {
 	c := chain{name: "to-" + n.Bridge, rules: []rule{{ctState(), accept()}}}
 	if n.ICC {
 		c.rules = append(c.rules, rule{iif(n.Bridge), accept()})
 	}
 	if !n.Internal {
 		c.rules = append(c.rules, rule{ctTranslated(), accept()})
+		for _, f := range families {
+			c.rules = append(c.rules, direct(n, f)...)
+		}
 	}
 	c.rules = append(c.rules, rule{drop()})
 	return c
 }
 
+// direct lets packets pass that come for the containers' own addresses.
+func direct(n *Network, f *family) []rule {
+	fam := f.of(n)
+	switch {
+	case !fam.Subnet.IsValid():
+		return nil
+	case fam.Unprotected:
+		return []rule{{nfproto(f), accept()}}
+	case fam.Routed:
+		return []rule{{nfproto(f), f.isOpen(), accept()}, {nfproto(f), l4proto(f.icmp), accept()}}
+	}
+	var rules []rule
+	for _, l := range n.Trusted {
+		rules = append(rules, rule{iif(l), nfproto(f), f.isOpen(), accept()})
+	}
+	return rules
+}
+
 // fromNetwork rewrites the source of packets that leave n, and of those that
 // enter it in a way that the answer would not find back.
-func fromNetwork(n Network) []rule {
-	var rules []rule
-	if n.Masquerade && !n.Internal {
-		rules = append(rules, rule{ipv4(), saddr(n.Subnet), oifNot(n.Bridge), masquerade()})
+func fromNetwork(n *Network, f *family) []rule {
+	fam := f.of(n)
+	if !fam.Subnet.IsValid() {
+		return nil
 	}
-	return append(rules,
+	var rules []rule
+	if fam.Masquerade && !n.Internal {
+		hide := masquerade()
+		if fam.Source.IsValid() {
+			hide = f.snat(fam.Source)
+		}
+		rules = append(rules, rule{nfproto(f), f.saddr(fam.Subnet), oifNot(n.Bridge), hide})
+	}
+	rules = append(rules,
 		// A container that uses a port published by its own network: the answer
 		// would go straight back, from an address that nobody asked.
-		rule{oif(n.Bridge), ipv4(), saddr(n.Subnet), ctTranslated(), masquerade()},
+		rule{oif(n.Bridge), nfproto(f), f.saddr(fam.Subnet), ctTranslated(), masquerade()})
+	if f == v4 {
 		// The host itself, on 127.0.0.1.
-		rule{oif(n.Bridge), ipv4(), saddr(loopback), masquerade()})
+		rules = append(rules, rule{oif(n.Bridge), nfproto(f), f.saddr(f.loopback), masquerade()})
+	}
+	return rules
 }
 
 // Registers: reg1 is the first 16 bytes, reg4+i its i-th 4 bytes.
@@ -175,27 +250,36 @@ func outVerdictMap() stmt {
 		&expr.Lookup{SourceRegister: reg1, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT, SetName: mapTo}}}
 }
 
-// ipv4 comes before every match on an IPv4 header: the family inet sees both.
-func ipv4() stmt {
-	return match("meta nfproto ipv4", &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, expr.CmpOpEq, []byte{unix.NFPROTO_IPV4})
+// nfproto comes before every match on a header of the network layer: the family
+// inet sees both.
+func nfproto(f *family) stmt {
+	text := map[*family]string{v4: "meta nfproto ipv4", v6: "meta nfproto ipv6"}[f]
+	return match(text, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, expr.CmpOpEq, []byte{f.version})
 }
 
-const (
-	offsetSaddr = 12 // in an IPv4 header
-	offsetDaddr = 16
-	offsetDport = 2 // in a TCP, UDP or SCTP header
-)
+func l4proto(proto byte) stmt {
+	text := map[byte]string{unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}[proto]
+	return match("meta l4proto "+text, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, expr.CmpOpEq, []byte{proto})
+}
 
-func saddr(p netip.Prefix) stmt { return prefix("ip saddr ", offsetSaddr, p) }
-func daddr(p netip.Prefix) stmt { return prefix("ip daddr ", offsetDaddr, p) }
+const offsetDport = 2 // in a TCP, UDP or SCTP header
 
-func prefix(text string, offset uint32, p netip.Prefix) stmt {
+func (f *family) saddr(p netip.Prefix) stmt { return f.prefix(" saddr ", f.offsetSrc, p) }
+func (f *family) daddr(p netip.Prefix) stmt { return f.prefix(" daddr ", f.offsetDst, p) }
+
+func (f *family) prefix(text string, offset uint32, p netip.Prefix) stmt {
 	p = p.Masked()
-	mask := make([]byte, 4)
-	binary.BigEndian.PutUint32(mask, ^uint32(0)<<(32-p.Bits()))
-	return stmt{text + p.String(), []expr.Any{
-		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+	mask := make([]byte, f.length)
+	for i := range p.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	shown := p.String()
+	if p.IsSingleIP() {
+		shown = p.Addr().String() // as nft(8) prints it
+	}
+	return stmt{f.ip + text + shown, []expr.Any{
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.length},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: f.length, Mask: mask, Xor: make([]byte, f.length)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: p.Addr().AsSlice()}}}
 }
 
@@ -221,21 +305,39 @@ func ctBits(text string, key expr.CtKey, bits uint32) stmt {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: make([]byte, 4)}}}
 }
 
-// dnat translates the destination to what a map has for it, or does nothing.
-func dnat(set string, withAddr bool) stmt {
-	var loads []expr.Any
-	text, reg := "", uint32(reg4)
+// destination loads, for a lookup, the address if withAddr, and the protocol and
+// port that a packet is for.
+func (f *family) destination(withAddr bool) (text string, loads []expr.Any) {
+	reg := uint32(reg4)
 	if withAddr {
-		text = "ip daddr . "
-		loads = append(loads, &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offsetDaddr, Len: 4})
-		reg++
+		text = f.ip + " daddr . "
+		loads = append(loads, &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: f.offsetDst, Len: f.length})
+		reg += f.length / 4
 	}
-	loads = append(loads,
+	return text + "meta l4proto . th dport", append(loads,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
-		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: offsetDport, Len: 2},
+		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: offsetDport, Len: 2})
+}
+
+// dnat translates the destination to what a map has for it, or does nothing.
+func (f *family) dnat(set string, withAddr bool) stmt {
+	text, loads := f.destination(withAddr)
+	return stmt{fmt.Sprintf("dnat %s to %s map @%s", f.ip, text, set), append(loads,
 		&expr.Lookup{SourceRegister: reg4, IsDestRegSet: true, DestRegister: reg4, SetName: set},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg4, RegProtoMin: reg4 + 1})
-	return stmt{fmt.Sprintf("dnat ip to %smeta l4proto . th dport map @%s", text, set), loads}
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.version), RegAddrMin: reg4, RegProtoMin: reg4 + f.length/4})}
+}
+
+// isOpen matches packets for an open port.
+func (f *family) isOpen() stmt {
+	text, loads := f.destination(true)
+	return stmt{text + " @" + f.open, append(loads, &expr.Lookup{SourceRegister: reg4, SetName: f.open})}
+}
+
+// snat makes addr the source.
+func (f *family) snat(addr netip.Addr) stmt {
+	return stmt{fmt.Sprintf("snat %s to %s", f.ip, addr), []expr.Any{
+		&expr.Immediate{Register: reg1, Data: addr.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f.version), RegAddrMin: reg1}}}
 }
 
 func masquerade() stmt { return stmt{"masquerade", []expr.Any{&expr.Masq{}}} }
@@ -264,8 +366,26 @@ func sortedPorts(ports map[portKey]Port) []Port {
 		if c := int(a.HostPort) - int(b.HostPort); c != 0 {
 			return c
 		}
-		return a.HostIP.Compare(b.HostIP)
+		if c := a.HostIP.Compare(b.HostIP); c != 0 {
+			return c
+		}
+		if c := a.Addr.Compare(b.Addr); c != 0 {
+			return c
+		}
+		return int(a.Port) - int(b.Port)
 	})
+}
+
+// setOf returns the name of the map or set that p is an element of.
+func setOf(p Port) string {
+	f := familyOf(p.Addr)
+	switch {
+	case p.open():
+		return f.open
+	case p.HostIP.IsUnspecified():
+		return f.anyPorts
+	}
+	return f.ports
 }
 
 // String renders the ruleset in the syntax of nft(8).
@@ -279,22 +399,29 @@ func (rs *ruleset) String() string {
 		}
 		b.WriteString("\t}\n")
 	}
-	var bridges, to, exact, wild []string
+	var bridges, to []string
 	for _, l := range rs.links {
 		bridges = append(bridges, fmt.Sprintf("%q", l.bridge))
 		to = append(to, fmt.Sprintf("%q : jump %s", l.bridge, l.chain))
 	}
+	elements := make(map[string][]string)
 	for _, p := range rs.ports {
+		name, f := setOf(p), familyOf(p.Addr)
 		key := fmt.Sprintf("%s . %d : %s . %d", protoName(p.Proto), p.HostPort, p.Addr, p.Port)
-		if p.HostIP.IsUnspecified() {
-			wild = append(wild, key)
-		} else {
-			exact = append(exact, p.HostIP.String()+" . "+key)
+		switch name {
+		case f.open:
+			key = fmt.Sprintf("%s . %s . %d", p.Addr, protoName(p.Proto), p.Port)
+		case f.ports:
+			key = p.HostIP.String() + " . " + key
 		}
+		elements[name] = append(elements[name], key)
 	}
 	named("set", setBridges, "ifname", bridges)
-	named("map", mapPorts, "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service", exact)
-	named("map", mapAnyPorts, "inet_proto . inet_service : ipv4_addr . inet_service", wild)
+	for _, f := range families {
+		named("map", f.ports, f.addrType+" . inet_proto . inet_service : "+f.addrType+" . inet_service", elements[f.ports])
+		named("map", f.anyPorts, "inet_proto . inet_service : "+f.addrType+" . inet_service", elements[f.anyPorts])
+		named("set", f.open, f.addrType+" . inet_proto . inet_service", elements[f.open])
+	}
 	for i, c := range rs.chains {
 		if i == len(rs.links) {
 			named("map", mapTo, "ifname : verdict", to) // after the chains it names

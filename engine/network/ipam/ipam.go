@@ -203,14 +203,11 @@ func (b Block) Validate() error {
 // ErrNoSubnet is returned by Choose when every subnet overlaps one in use.
 var ErrNoSubnet = errors.New("all predefined address pools have been fully subnetted")
 
-// Choose returns the first IPv4 subnet of blocks that overlaps none of taken.
+// Choose returns the first subnet of blocks that overlaps none of taken.
 //
 // Errors: ErrNoSubnet. The cost is the number of subnets times that of taken.
 func Choose(blocks []Block, taken []netip.Prefix) (netip.Prefix, error) {
 	for _, b := range blocks {
-		if !b.Base.Addr().Is4() {
-			continue
-		}
 		for sub := netip.PrefixFrom(b.Base.Masked().Addr(), b.Bits); sub.IsValid() && b.Base.Contains(sub.Addr()); {
 			hit := overlapping(sub, taken)
 			if !hit.IsValid() {

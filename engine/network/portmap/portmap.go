@@ -38,7 +38,28 @@ type Want struct {
 	HostIP netip.Addr   // the zero value is all addresses
 	// First and Last are the host ports to choose from; 0 is an ephemeral one.
 	First, Last uint16
+	// V4 and V6 say how traffic for host addresses of the family gets to the
+	// container.
+	V4, V6 Way
 }
+
+// Way is how traffic gets from the host to a container.
+type Way int
+
+const (
+	// Auto is what the Config says: IPv4 is translated, or forwarded without a
+	// firewall, and IPv6 forwarded if that is allowed.
+	Auto Way = iota
+	// None is no way at all: nothing is published for the family unless it is
+	// asked for, which is an error.
+	None
+	// Translate leaves it to the firewall.
+	Translate
+	// Forward makes this process carry it.
+	Forward
+	// Route means that the container's own address is used, and no host port.
+	Route
+)
 
 // Wants lists what a container asks to publish, ordered by container port. With
 // all, exposed ports without a binding get an ephemeral one. Bindings without an
@@ -130,6 +151,8 @@ type Binding struct {
 	Port     uint16 // of the container
 	// Forward means that this process carries the traffic, not the firewall.
 	Forward bool `json:",omitempty"`
+	// Route means that no host port is held: HostPort is 0.
+	Route bool `json:",omitempty"`
 }
 
 // String returns it as Docker names it in errors: address:port/protocol.
@@ -276,22 +299,23 @@ func (a *Allocator) bindFamilies(ctx context.Context, owner Owner, w Want, port 
 	b := Binding{Proto: w.Port.Proto(), HostIP: w.HostIP, HostPort: port, Port: w.Port.Num()}
 	ips := []netip.Addr{w.HostIP}
 	if !w.HostIP.IsValid() {
-		ips = []netip.Addr{netip.IPv4Unspecified()}
-		if a.canForward(b.Proto) {
-			ips = append(ips, netip.IPv6Unspecified())
-		}
+		ips = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	}
 	var all []*Socket
 	undo := cleanup.Make(func() error { return CloseAll(all) })
 	defer undo.Run()
-	for i, ip := range ips {
+	for _, ip := range ips {
 		b.HostIP = ip
-		b.Forward = !a.cfg.Firewall || ip.Is6()
-		if b.Forward && !a.canForward(b.Proto) {
-			return nil, fmt.Errorf("publish %s: the firewall cannot translate it and forwarding is turned off or does not know %s: %w", b, b.Proto, errdefs.ErrFailedPrecondition)
+		way := a.way(w, ip)
+		if way == None {
+			continue
+		}
+		b.Forward, b.Route, b.HostPort = way == Forward, way == Route, port
+		if b.Route {
+			b.HostPort = 0
 		}
 		s, err := a.bind(ctx, owner, b)
-		if i > 0 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
+		if len(ips) > 1 && ip.Is6() && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
 			break // the host has no IPv6
 		}
 		if err != nil {
@@ -299,18 +323,40 @@ func (a *Allocator) bindFamilies(ctx context.Context, owner Owner, w Want, port 
 		}
 		all = append(all, s)
 	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("publish %s: the container has no address that the firewall could translate it to, and forwarding is turned off or does not know %s: %w", b, b.Proto, errdefs.ErrFailedPrecondition)
+	}
 	undo.Release()
 	return all, nil
 }
 
-func (a *Allocator) canForward(p network.IPProtocol) bool { return a.cfg.Forward && p != network.SCTP }
+// way settles how traffic for ip gets to the container.
+func (a *Allocator) way(w Want, ip netip.Addr) Way {
+	way := w.V4
+	if ip.Is6() {
+		way = w.V6
+	}
+	if way == Auto {
+		way = Forward
+		if a.cfg.Firewall && ip.Is4() {
+			way = Translate
+		}
+	}
+	if way == Forward && (!a.cfg.Forward || w.Port.Proto() == network.SCTP) {
+		return None
+	}
+	return way
+}
 
 // bind reserves and binds one port.
 func (a *Allocator) bind(ctx context.Context, owner Owner, b Binding) (*Socket, error) {
+	s := &Socket{Binding: b, allocator: a, owner: owner}
+	if b.Route {
+		return s, nil
+	}
 	if err := a.reserve(owner, b); err != nil {
 		return nil, err
 	}
-	s := &Socket{Binding: b, allocator: a, owner: owner}
 	var err error
 	lc := net.ListenConfig{}
 	lc.SetMultipathTCP(false)
@@ -343,8 +389,11 @@ func (a *Allocator) bind(ctx context.Context, owner Owner, b Binding) (*Socket, 
 // bindSCTP reserves a port of a protocol that package net does not know. A kernel
 // without it has nobody to reserve the port from.
 func bindSCTP(b Binding) (*os.File, error) {
-	family := unix.AF_INET
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(b.HostPort), Addr: b.HostIP.Unmap().As4()}
+	family := unix.AF_INET6
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(b.HostPort), Addr: b.HostIP.As16()}
+	if b.HostIP.Is4() {
+		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(b.HostPort), Addr: b.HostIP.As4()}
+	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT) {
 		return nil, nil
@@ -353,6 +402,12 @@ func bindSCTP(b Binding) (*os.File, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	f := os.NewFile(uintptr(fd), "sctp")
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			f.Close()
+			return nil, os.NewSyscallError("setsockopt", err)
+		}
+	}
 	if err := unix.Bind(fd, sa); err != nil {
 		f.Close()
 		return nil, os.NewSyscallError("bind", err)
@@ -403,7 +458,8 @@ type Socket struct {
 	allocator *Allocator
 	owner     Owner
 
-	// Exactly one of these is set, none for SCTP on a kernel without it.
+	// Exactly one of these is set, none for a route and for SCTP on a kernel
+	// without it.
 	listener net.Listener
 	packets  net.PacketConn
 	other    *os.File
@@ -411,11 +467,18 @@ type Socket struct {
 	forwarder *forwarder // nil unless it forwards
 }
 
+// forwards reports whether this process carries traffic that arrives at b: all of
+// it, or what the host sends to ::1, which the kernel does not let out translated.
+func (a *Allocator) forwards(b Binding) bool {
+	local := b.HostIP.Is6() && (b.HostIP.IsUnspecified() || b.HostIP.IsLoopback()) && !b.Route
+	return b.Forward || local && a.cfg.Forward
+}
+
 // Serve starts to forward to the container's address, if that is what the
 // binding needs. It returns at once; Close stops it. Called again it changes the
 // address for connections to come. It must not overlap with itself or Close.
 func (s *Socket) Serve(addr netip.Addr) {
-	if !s.Forward {
+	if !s.allocator.forwards(s.Binding) {
 		return
 	}
 	target := netip.AddrPortFrom(addr, s.Port)
@@ -442,7 +505,9 @@ func (s *Socket) Close() error {
 	case s.other != nil:
 		err = s.other.Close()
 	}
-	s.allocator.release(s.owner, s.Binding)
+	if !s.Route {
+		s.allocator.release(s.owner, s.Binding)
+	}
 	return err
 }
 
@@ -464,7 +529,11 @@ func Map(bindings []Binding, exposed network.PortSet) network.PortMap {
 	}
 	for _, b := range bindings {
 		p, _ := network.PortFrom(b.Port, b.Proto)
-		m[p] = append(m[p], network.PortBinding{HostIP: b.HostIP, HostPort: strconv.Itoa(int(b.HostPort))})
+		port := ""
+		if !b.Route {
+			port = strconv.Itoa(int(b.HostPort))
+		}
+		m[p] = append(m[p], network.PortBinding{HostIP: b.HostIP, HostPort: port})
 	}
 	return m
 }

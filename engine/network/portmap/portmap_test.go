@@ -35,10 +35,10 @@ func TestWants(t *testing.T) {
 	}{
 		{"nothing", nil, network.PortSet{port("80"): {}}, false, all, "[]"},
 		{"ordered", network.PortMap{port("443/tcp"): {bind(all, "8443")}, port("80/udp"): {bind(lo, "")}, port("80/tcp"): {bind(all, ""), bind(all, "81-82")}}, nil, false, all,
-			"[{80/tcp invalid IP 81 82} {80/tcp invalid IP 0 0} {80/udp 127.0.0.1 0 0} {443/tcp invalid IP 8443 8443}]"},
-		{"default address", network.PortMap{port("80"): {bind(all, "8080")}}, nil, false, lo, "[{80/tcp 127.0.0.1 8080 8080}]"},
+			"[{80/tcp invalid IP 81 82 0 0} {80/tcp invalid IP 0 0 0 0} {80/udp 127.0.0.1 0 0 0 0} {443/tcp invalid IP 8443 8443 0 0}]"},
+		{"default address", network.PortMap{port("80"): {bind(all, "8080")}}, nil, false, lo, "[{80/tcp 127.0.0.1 8080 8080 0 0}]"},
 		{"publish all", network.PortMap{port("80"): {bind(all, "8080")}, port("81"): nil}, network.PortSet{port("80"): {}, port("81"): {}}, true, all,
-			"[{80/tcp invalid IP 8080 8080} {81/tcp invalid IP 0 0}]"},
+			"[{80/tcp invalid IP 8080 8080 0 0} {81/tcp invalid IP 0 0 0 0}]"},
 		{"empty list", network.PortMap{port("80"): {}}, nil, false, all, "[]"},
 		{"bad host port", network.PortMap{port("80"): {bind(all, "x")}}, nil, false, all, "invalid"},
 		{"bad range", network.PortMap{port("80"): {bind(all, "9-8")}}, nil, false, all, "invalid"},
