@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -169,6 +170,7 @@ func newWaitCommand(s *session.Session) *cobra.Command {
 
 func newLogsCommand(s *session.Session) *cobra.Command {
 	o := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true}
+	var grep string
 	cmd := &cobra.Command{
 		Use: "logs [OPTIONS] CONTAINER", Short: "Fetch the logs of a container", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -180,7 +182,12 @@ func newLogsCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			logs, err := c.ContainerLogs(cmd.Context(), ctr.Container.ID, o)
+			var logs io.ReadCloser
+			if grep == "" {
+				logs, err = c.ContainerLogs(cmd.Context(), ctr.Container.ID, o)
+			} else {
+				logs, err = grepLogs(cmd.Context(), s, ctr.Container.ID, grep, o)
+			}
 			if err != nil {
 				return err
 			}
@@ -192,6 +199,7 @@ func newLogsCommand(s *session.Session) *cobra.Command {
 	fs.BoolVarP(&o.Follow, "follow", "f", false, "Follow log output")
 	fs.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
 	fs.BoolVarP(&o.Timestamps, "timestamps", "t", false, "Show timestamps")
+	fs.StringVar(&grep, "grep", "", "Show only the lines that match a regular expression (RE2)")
 	fs.BoolVar(&o.Details, "details", false, "Show extra details provided to logs")
 	fs.StringVar(&o.Since, "since", "", "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)")
 	fs.StringVar(&o.Until, "until", "", "Show logs before a timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)")

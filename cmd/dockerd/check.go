@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	api "github.com/moby/moby/api/types/container"
+
+	"lighter/engine/log/driver"
 )
 
 // check refuses values that can't work, completes what depends on others and
@@ -120,6 +122,12 @@ func (c *config) checkRegistries() error {
 func (c *config) checkContainers() error {
 	if c.StopTimeout < 0 {
 		return fmt.Errorf("invalid default stop timeout %d: must not be negative", c.StopTimeout)
+	}
+	if c.ContainerLogLimit < 0 {
+		return fmt.Errorf("invalid container-log-limit %d: must not be negative", c.ContainerLogLimit)
+	}
+	if err := driver.Check(c.LogDriver, c.LogOpts); err != nil {
+		return fmt.Errorf("failed to set log opts: %w", err)
 	}
 	if c.ShmSize < 0 {
 		return fmt.Errorf("invalid default shm size %d: must not be negative", c.ShmSize)

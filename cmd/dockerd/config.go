@@ -65,6 +65,7 @@ type config struct {
 	Ulimits           ulimits    `json:"default-ulimits"`
 	LogDriver         string     `json:"log-driver"`
 	LogOpts           stringMap  `json:"log-opts"`
+	ContainerLogLimit byteSize   `json:"container-log-limit"`
 	CgroupParent      string     `json:"cgroup-parent"`
 	ExecOpts          []string   `json:"exec-opts"`
 	CPURealtimePeriod int64      `json:"cpu-rt-period"`
@@ -126,7 +127,7 @@ var flagOf = map[string]string{
 	"default-ulimits": "default-ulimit", "exec-opts": "exec-opt", "storage-opts": "storage-opt",
 	"cdi-spec-dirs": "cdi-spec-dir", "default-address-pools": "default-address-pool",
 	"default-network-opts": "default-network-opt", "node-generic-resources": "node-generic-resource",
-	"host-gateway-ips": "host-gateway-ip", "min-api-version": "", "proxies": "", "gc": "", "builder": "",
+	"host-gateway-ips": "host-gateway-ip", "min-api-version": "", "container-log-limit": "", "proxies": "", "gc": "", "builder": "",
 }
 
 // mayRepeat are the keys that flags and file may both name: the file adds to the

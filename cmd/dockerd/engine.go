@@ -17,6 +17,7 @@ import (
 	"lighter/engine"
 	"lighter/engine/container"
 	"lighter/engine/image"
+	"lighter/engine/log/driver"
 	"lighter/engine/network"
 	"lighter/engine/network/ipam"
 	"lighter/engine/system"
@@ -68,6 +69,7 @@ func engineConfig(cfg *config, containerdAddress string) (engine.Config, error) 
 			DefaultStopTimeout: stopTimeout,
 			DefaultLogDriver:   cfg.LogDriver,
 			DefaultLogOpts:     cfg.LogOpts,
+			LogLimit:           int64(cfg.ContainerLogLimit),
 			DefaultShmBytes:    int64(cfg.ShmSize),
 			DefaultIPCMode:     api.IpcMode(cfg.IPCMode),
 			DefaultCgroupNS:    api.CgroupnsMode(cfg.CgroupNS),
@@ -99,7 +101,7 @@ func engineConfig(cfg *config, containerdAddress string) (engine.Config, error) 
 			LiveRestore:       cfg.LiveRestore,
 			Labels:            cfg.Labels,
 			LogDriver:         cfg.LogDriver,
-			LogDrivers:        []string{"json-file", "none"}, // those that a container may name
+			LogDrivers:        driver.Names(),
 			Authorization:     cfg.Authorization,
 			Snapshotter:       cmp.Or(cfg.snapshotter(), containerd.DefaultSnapshotter),
 			InitBinary:        initPath,

@@ -38,6 +38,7 @@ type Config struct {
 	DefaultStopTimeout time.Duration // 0 means 10 s
 	DefaultLogDriver   string        // "" means "json-file"
 	DefaultLogOpts     map[string]string
+	LogLimit           int64            // bytes that the log of a container may take, 0 for no limit but its own
 	DefaultShmBytes    int64            // size of /dev/shm; 0 means 64 MiB
 	DefaultIPCMode     api.IpcMode      // "" means "private"
 	DefaultCgroupNS    api.CgroupnsMode // "" means private on cgroup v2, host on v1
@@ -203,6 +204,7 @@ type LogsOptions struct {
 	Details        bool
 	Since, Until   time.Time // zero for no bound
 	Tail           int       // lines from the end, negative for all
+	Grep           string    // regular expression (RE2) of the lines wanted; "" for all
 }
 
 // ExecStartOptions are the inputs of Manager.ExecStart.

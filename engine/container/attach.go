@@ -87,7 +87,7 @@ func (m *Manager) Attach(ctx context.Context, ref string, opts AttachOptions) (*
 func (m *Manager) replay(r *record, opts AttachOptions) func(context.Context, io.Writer) error {
 	return func(ctx context.Context, w io.Writer) error {
 		path := m.logPath(r)
-		if path == "" {
+		if path == "" || !logReadable(r) {
 			return notImplemented("configured logging driver does not support reading")
 		}
 		reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{Stdout: opts.Stdout, Stderr: opts.Stderr, Tail: -1, Raw: r.Config.Tty})

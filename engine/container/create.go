@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -160,16 +159,7 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	if m.wantsInit(r) && m.cfg.InitPath == "" {
 		return nil, notImplemented("the container asks for an init, but no docker-init was found next to the engine")
 	}
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = m.cfg.DefaultLogDriver
-		if h.LogConfig.Config == nil {
-			h.LogConfig.Config = maps.Clone(m.cfg.DefaultLogOpts)
-		}
-	}
-	if h.LogConfig.Config == nil {
-		h.LogConfig.Config = map[string]string{}
-	}
-	if err := checkLog(h.LogConfig.Type, h.LogConfig.Config); err != nil {
+	if err := m.settleLog(h); err != nil {
 		return nil, err
 	}
 	r.LogDriver = h.LogConfig.Type

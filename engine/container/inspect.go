@@ -45,7 +45,7 @@ func (m *Manager) Inspect(ctx context.Context, ref string, size bool) (api.Inspe
 		Args:            append([]string{}, r.Args...),
 		State:           r.apiState(),
 		Image:           r.ImageID,
-		LogPath:         m.logPath(r),
+		LogPath:         m.shownLogPath(r),
 		Name:            r.Name,
 		RestartCount:    r.RestartCount,
 		Driver:          snapshotter,

@@ -3,8 +3,7 @@ package container
 import (
 	"context"
 	"io"
-	"strings"
-	"text/template"
+	"regexp"
 
 	ctrlog "lighter/engine/log"
 )
@@ -55,43 +54,25 @@ func (m *Manager) Logs(ctx context.Context, ref string, opts LogsOptions) (*LogS
 		return nil, conflict("can not get logs from container which is dead or marked for removal")
 	}
 	path := m.logPath(r)
-	if path == "" {
+	if path == "" || !logReadable(r) {
 		return nil, notImplemented("configured logging driver does not support reading")
+	}
+	var grep *regexp.Regexp
+	if opts.Grep != "" {
+		if grep, err = regexp.Compile(opts.Grep); err != nil {
+			return nil, invalid("invalid grep pattern: %s", err)
+		}
 	}
 	e.mu.Lock()
 	running := e.exited
 	e.mu.Unlock()
 	reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{
 		Stdout: opts.Stdout, Stderr: opts.Stderr, Since: opts.Since, Until: opts.Until, Tail: opts.Tail,
-		Timestamps: opts.Timestamps, Details: opts.Details, Raw: r.Config.Tty,
+		Timestamps: opts.Timestamps, Details: opts.Details, Grep: grep, Raw: r.Config.Tty,
 		Follow: opts.Follow && running != nil, Done: running,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &LogStream{TTY: r.Config.Tty, ctx: ctx, r: reader}, nil
-}
-
-// tagFields are what a log tag's template may use.
-type tagFields struct {
-	ID, FullID, Name, ImageID, ImageFullID, ImageName, Command, DaemonName string
-}
-
-// logTag expands the template of the log option "tag"; one that cannot be expanded
-// stands as it is.
-func logTag(r *record, text string) string {
-	t, err := template.New("tag").Parse(text)
-	if err != nil {
-		return text
-	}
-	image := strings.TrimPrefix(r.ImageID, "sha256:")
-	fields := tagFields{
-		ID: r.ID[:12], FullID: r.ID, Name: r.name(), ImageFullID: r.ImageID, ImageID: image[:min(12, len(image))],
-		ImageName: r.Config.Image, Command: strings.Join(append([]string{r.Path}, r.Args...), " "), DaemonName: "docker",
-	}
-	var out strings.Builder
-	if err := t.Execute(&out, fields); err != nil {
-		return text
-	}
-	return out.String()
 }

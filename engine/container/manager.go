@@ -54,6 +54,8 @@ type Manager struct {
 	end  context.CancelFunc
 	wg   sync.WaitGroup
 
+	deliveries deliveries // of remote log drivers
+
 	mu      sync.RWMutex      // guards the fields below; no I/O under it
 	byID    map[string]*entry // by full ID
 	names   map[string]string // name with slash -> ID; holds reservations too

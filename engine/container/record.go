@@ -72,14 +72,6 @@ type mountPoint struct {
 // name returns the container's name without the slash.
 func (r *record) name() string { return r.Name[1:] }
 
-// logPath returns the path of the log file, "" for none.
-func (m *Manager) logPath(r *record) string {
-	if r.LogDriver != "json-file" {
-		return ""
-	}
-	return m.dir(r.ID) + "/" + r.ID + "-json.log"
-}
-
 // entry is a container in memory.
 type entry struct {
 	id  string

@@ -104,6 +104,7 @@ func (m *Manager) erase(ctx context.Context, r *record, volumes bool) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...) // keep the rest for another try
 	}
+	m.deliveries.stop(r.ID, removeGrace)
 	note("remove volumes", m.releaseVolumes(ctx, r, volumes))
 	note("remove directory", os.RemoveAll(m.dir(r.ID)))
 	return errors.Join(errs...)

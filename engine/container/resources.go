@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/blkiodev"
 	api "github.com/moby/moby/api/types/container"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -21,9 +20,6 @@ type ulimit = api.Ulimit
 
 // cpuPeriodMicros is the period that a number of CPUs is expressed in.
 const cpuPeriodMicros = 100_000
-
-// parseBytes reads a size such as "10m".
-func parseBytes(s string) (int64, error) { return units.RAMInBytes(s) }
 
 // resources returns the cgroup limits of r; those not asked for are absent.
 func resources(r *api.Resources) (*specs.LinuxResources, error) {

@@ -102,6 +102,12 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 	if err := m.Networks.Restore(ctx, live); err != nil {
 		return fmt.Errorf("restore networks: %w", err)
 	}
+	for id, e := range m.byID {
+		if _, runs := live[id]; !runs { // before any of them starts again
+			m.deliver(e, nil)
+			m.wg.Go(func() { m.limitStopped(e) })
+		}
+	}
 	for _, f := range after {
 		f()
 	}
@@ -175,6 +181,8 @@ func (m *Manager) adopt(e *entry, task containerd.TaskState) func() {
 	e.restarts = !m.settings().LiveRestore // its policy applies after the stop, below
 	e.mu.Unlock()
 	return func() {
+		m.deliver(e, nil)
+		m.wg.Go(func() { m.limitRunning(e) })
 		m.watch(e)
 		if m.settings().LiveRestore {
 			if e.rec.Load().State == Running {
@@ -356,5 +364,6 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.end()
 	m.wg.Wait()
+	m.deliveries.close()
 	return m.store.close()
 }

@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"lighter/containerd"
+	"lighter/engine/log/delivery"
 	"lighter/internal/atomicfile"
 	"lighter/internal/cleanup"
 	"lighter/internal/shimio"
@@ -102,7 +103,7 @@ func (m *Manager) startHeld(ctx context.Context, e *entry, byUser bool) (changed
 		return nil
 	})
 	if err != nil {
-		return false, err
+		return false, errors.Join(err, run.closeSink())
 	}
 	e.mu.Lock()
 	e.exited = make(chan struct{})
@@ -112,6 +113,7 @@ func (m *Manager) startHeld(ctx context.Context, e *entry, byUser bool) (changed
 	e.mu.Unlock()
 	m.publish(r, events.ActionStart)
 	m.refreshLinks(r)
+	m.deliver(e, run.sink)
 	m.watch(e)
 	m.startHealth(e)
 	if !r.HostConfig.AutoRemove { // whose record means nothing after a power cut
@@ -146,6 +148,14 @@ type launched struct {
 	pid       int
 	startedAt time.Time
 	network   *NetworkAllocation
+	sink      delivery.Sink // of a remote log driver, or nil
+}
+
+func (l *launched) closeSink() error {
+	if l.sink == nil {
+		return nil
+	}
+	return l.sink.Close()
 }
 
 // launch does the work of a start. On an error all is undone.
@@ -188,6 +198,10 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 	if in.user, err = m.settleUser(r, layers); err != nil {
 		return run, err
 	}
+	if run.sink, err = m.openSink(ctx, r); err != nil {
+		return run, err
+	}
+	onFailure(func(context.Context) error { return run.closeSink() })
 	sources, err := m.openSources(ctx, r, &in)
 	if err != nil {
 		return run, err
@@ -396,42 +410,16 @@ func (m *Manager) stdio(r *record) shimio.Stdio {
 		Stdin: r.Config.OpenStdin, StdinOnce: r.Config.OpenStdin && r.Config.StdinOnce,
 		AttachSocket: m.attachSocket(r.ID),
 	}
-	if path := m.logPath(r); path != "" {
-		opts := r.HostConfig.LogConfig.Config
-		maxBytes, maxFiles, compress, err := logLimits(opts)
-		if err != nil { // checked at create
-			m.Log.Warn("ignore log options", "container", r.ID, "err", err)
-		}
-		s.LogDriver, s.LogPath = r.LogDriver, path
-		s.LogMaxBytes, s.LogMaxFiles, s.LogCompress = maxBytes, maxFiles, compress
+	f := m.logFile(r)
+	if f.Format != "" {
+		s.LogDriver, s.LogPath = f.Format, m.logPath(r)
+		s.LogMaxBytes, s.LogMaxFiles, s.LogCompress = f.MaxBytes, f.MaxFiles, f.Compress
+		s.LogHold = f.Remote && f.Blocking
+	}
+	if f.Format == "json-file" {
 		s.LogAttrs = logAttrs(r)
 	}
 	return s
-}
-
-// logAttrs returns what the log options add to every line.
-func logAttrs(r *record) map[string]string {
-	opts := r.HostConfig.LogConfig.Config
-	attrs := map[string]string{}
-	for key := range strings.SplitSeq(opts["labels"], ",") {
-		if v, ok := r.Config.Labels[key]; ok {
-			attrs[key] = v
-		}
-	}
-	for key := range strings.SplitSeq(opts["env"], ",") {
-		for _, env := range r.Config.Env {
-			if k, v, _ := strings.Cut(env, "="); k == key && key != "" {
-				attrs[key] = v
-			}
-		}
-	}
-	if tag := opts["tag"]; tag != "" {
-		attrs["tag"] = logTag(r, tag)
-	}
-	if len(attrs) == 0 {
-		return nil
-	}
-	return attrs
 }
 
 // startError is a start that the runtime refused.

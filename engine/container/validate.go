@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"path"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -412,60 +411,4 @@ func parseSecurity(opts []string) (security, error) {
 		}
 	}
 	return s, nil
-}
-
-// checkLog validates the log driver and its options.
-func checkLog(driver string, opts map[string]string) error {
-	known := map[string][]string{
-		"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"},
-		"none":      {},
-	}
-	allowed, ok := known[driver]
-	if !ok {
-		return invalid("logger: no log driver named '%s' is registered", driver)
-	}
-	for key := range opts {
-		if !slices.Contains(allowed, key) {
-			return invalid("unknown log opt '%s' for %s log driver", key, driver)
-		}
-	}
-	if _, _, _, err := logLimits(opts); err != nil {
-		return err
-	}
-	for _, key := range []string{"labels-regex", "env-regex"} {
-		if opts[key] != "" {
-			return notImplemented("log option %q is not supported", key)
-		}
-	}
-	if mode := opts["mode"]; mode != "" && mode != "blocking" && mode != "non-blocking" {
-		return invalid("logger: logging mode not supported: %s", mode)
-	}
-	return nil
-}
-
-// logLimits reads the rotation options of json-file.
-func logLimits(opts map[string]string) (maxBytes int64, maxFiles int, compress bool, err error) {
-	maxFiles = 1
-	if v := opts["max-size"]; v != "" && v != "-1" {
-		if maxBytes, err = parseBytes(v); err != nil || maxBytes <= 0 {
-			return 0, 0, false, invalid("invalid value for max-size: %s", v)
-		}
-	}
-	if v := opts["max-file"]; v != "" {
-		if maxFiles, err = strconv.Atoi(v); err != nil {
-			return 0, 0, false, invalid("invalid value for max-file: %s", v)
-		}
-		if maxFiles < 1 {
-			return 0, 0, false, invalid("max-file cannot be less than 1")
-		}
-	}
-	if v := opts["compress"]; v != "" {
-		if compress, err = strconv.ParseBool(v); err != nil {
-			return 0, 0, false, invalid("invalid value for compress: %s", v)
-		}
-		if compress && (maxFiles == 1 || maxBytes == 0) {
-			return 0, 0, false, invalid("compress cannot be true when max-file is less than 2 or max-size is not set")
-		}
-	}
-	return maxBytes, maxFiles, compress, nil
 }

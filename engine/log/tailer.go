@@ -142,6 +142,9 @@ func (t *Tailer) Next(batch []Entry, maxBytes int) ([]Entry, error) {
 	return batch, err
 }
 
+// Changed receives when there may be more to read.
+func (t *Tailer) Changed() <-chan struct{} { return t.r.watch.changed() }
+
 // Wait returns when there may be more to read, when done is closed, or with ctx's
 // cause when it ends.
 func (t *Tailer) Wait(ctx context.Context, done <-chan struct{}) error {

@@ -80,6 +80,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *request) error {
 		Follow:     r.flag("follow"),
 		Timestamps: r.flag("timestamps"),
 		Details:    r.flag("details"),
+		Grep:       r.query.Get("grep"), // an addition of this engine
 	}
 	if !opts.Stdout && !opts.Stderr {
 		return invalid("Bad parameters: you must choose at least one stream")

@@ -25,6 +25,15 @@ type Request struct {
 	Stderr bool `json:"stderr,omitempty"`
 	// Framed asks for stdcopy frames instead of raw bytes.
 	Framed bool `json:"framed,omitempty"`
+	// LogLimits, unless nil, changes the rotation of the process's log instead
+	// of attaching: the shim answers and closes the connection.
+	LogLimits *LogLimits `json:"logLimits,omitempty"`
+}
+
+// LogLimits are Stdio.LogMaxBytes and LogMaxFiles.
+type LogLimits struct {
+	MaxBytes int64 `json:"maxBytes"`
+	MaxFiles int   `json:"maxFiles"`
 }
 
 // Response is the line that the shim sends back.

@@ -172,6 +172,13 @@ func (b *broker) detach(c *client) {
 
 var errAlreadyExited = fmt.Errorf("the process has exited: %w", errdefs.ErrFailedPrecondition)
 
+// setLogLimits changes the rotation of the log, if there is one.
+func (io *IO) setLogLimits(l shimio.LogLimits) {
+	if io.broker != nil && io.broker.log != nil {
+		io.broker.log.SetLimits(l.MaxBytes, l.MaxFiles)
+	}
+}
+
 // Attach serves one client of the process: it answers req on conn, carries the
 // streams, and returns when the client has gone. rest is what was read of the
 // connection behind the request. Attach owns conn, except when it returns an

@@ -110,7 +110,13 @@ func (s *Server) serve(conn *net.UnixConn) {
 	conn.SetReadDeadline(time.Time{})
 	if err == nil {
 		var streams *IO
-		if streams, err = s.find(req.Process); err == nil {
+		if streams, err = s.find(req.Process); err == nil && req.LogLimits != nil {
+			streams.setLogLimits(*req.LogLimits)
+			conn.SetWriteDeadline(time.Now().Add(requestTimeout))
+			conn.Write(answer(shimio.Response{}))
+			return
+		}
+		if err == nil {
 			err = streams.Attach(conn, rest, req)
 		}
 	}

@@ -41,6 +41,11 @@ type Config struct {
 	Keep int
 	// BatchBytes bounds one Send, in bytes of text; 0 means 256 KiB.
 	BatchBytes int
+	// Linger is how long more entries are waited for after the first of a
+	// batch, and MaxEntries how many end that wait, for receivers that want few
+	// and large requests. 0 is no wait.
+	Linger     time.Duration
+	MaxEntries int
 }
 
 const defaultBatch = 256 << 10
@@ -130,6 +135,9 @@ func (f *Forwarder) run(ctx context.Context) error {
 			return err
 		}
 		if len(batch) > 0 {
+			if batch, err = f.linger(ctx, tail, batch); err != nil {
+				return err
+			}
 			if err := f.deliver(ctx, batch); err != nil {
 				return err
 			}
@@ -156,6 +164,32 @@ func (f *Forwarder) run(ctx context.Context) error {
 		default:
 		}
 	}
+}
+
+// linger adds to batch what comes in the time of Config.Linger.
+func (f *Forwarder) linger(ctx context.Context, tail *ctrlog.Tailer, batch []ctrlog.Entry) ([]ctrlog.Entry, error) {
+	if f.cfg.Linger == 0 {
+		return batch, nil
+	}
+	t := time.NewTimer(f.cfg.Linger)
+	defer t.Stop()
+	for len(batch) < f.cfg.MaxEntries {
+		over := false
+		select {
+		case <-t.C:
+			over = true
+		case <-f.ended:
+			over = true
+		case <-tail.Changed():
+		case <-ctx.Done():
+			return batch, context.Cause(ctx)
+		}
+		var err error
+		if batch, err = tail.Next(batch, f.cfg.BatchBytes); err != nil || over {
+			return batch, err
+		}
+	}
+	return batch, nil
 }
 
 // deliver sends batch, however often that takes, until ctx ends.
