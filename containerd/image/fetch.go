@@ -47,12 +47,6 @@ func (f *fetcher) document(ctx context.Context, desc ocispec.Descriptor) (Docume
 // small returns the verified bytes of a small blob, from the store or from the
 // registry. It does not store them.
 func (f *fetcher) small(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
-	if err := checkDescriptor(desc); err != nil {
-		return nil, err
-	}
-	if desc.Size > maxDocument {
-		return nil, invalid("document %s has %d bytes, more than %d", desc.Digest, desc.Size, maxDocument)
-	}
 	if b, err := ReadBlob(ctx, f.svc.Content, desc); err == nil {
 		return b, nil
 	} else if errdefs.IsDataLoss(err) { // a pull repairs
@@ -60,9 +54,20 @@ func (f *fetcher) small(ctx context.Context, desc ocispec.Descriptor) ([]byte, e
 			return nil, fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
 		}
 	}
+	return download(ctx, f.remote, desc)
+}
+
+// download returns the verified bytes of a small blob of the registry.
+func download(ctx context.Context, remote remotes.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
+	if err := checkDescriptor(desc); err != nil {
+		return nil, err
+	}
+	if desc.Size > maxDocument {
+		return nil, invalid("document %s has %d bytes, more than %d", desc.Digest, desc.Size, maxDocument)
+	}
 	var b []byte
 	err := retry(ctx, func() error {
-		rc, err := f.open(ctx, desc)
+		rc, err := open(ctx, remote, desc)
 		if err != nil {
 			return err
 		}
@@ -146,9 +151,9 @@ func addLabels(ctx context.Context, store content.Manager, desc ocispec.Descript
 // open starts reading a blob from the registry. The URLs that a descriptor may
 // carry are not used: they would have the engine ask hosts of the image's
 // choosing (CVE-2020-15157).
-func (f *fetcher) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func open(ctx context.Context, remote remotes.Fetcher, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	desc.URLs = nil
-	return f.remote.Fetch(ctx, desc)
+	return remote.Fetch(ctx, desc)
 }
 
 // blob fetches a blob into the store, going on where an interrupted attempt
@@ -237,7 +242,7 @@ func (f *fetcher) abort(ctx context.Context, ref string) error {
 
 // copy appends the blob from offset on to w.
 func (f *fetcher) copy(ctx context.Context, w io.Writer, desc ocispec.Descriptor, offset int64, a *arrival) error {
-	rc, err := f.open(ctx, desc)
+	rc, err := open(ctx, f.remote, desc)
 	if err != nil {
 		return err
 	}

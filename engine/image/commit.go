@@ -207,6 +207,14 @@ func (s *Service) Import(ctx context.Context, in ImportInput, out Progress) (str
 	if in.Platform != nil {
 		platform = *in.Platform
 	}
+	if in.URL != "" {
+		resp, err := s.fetchImport(ctx, in.URL, out)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		in.Source = resp.Body
+	}
 	var target ocispec.Descriptor
 	err = s.withLease(s.ctx(ctx), func(ctx context.Context) error {
 		layer, err := s.storeLayer(ctx, in.Source)

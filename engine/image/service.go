@@ -154,6 +154,7 @@ type CommitInput struct {
 // ImportInput are the inputs of Import.
 type ImportInput struct {
 	Source   io.Reader // a tar, compressed or not
+	URL      string    // where to fetch it, in place of Source
 	Ref      string    // "repo[:tag]", "" for a dangling image
 	Message  string
 	Changes  []string

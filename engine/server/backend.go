@@ -77,6 +77,9 @@ type Images interface {
 	Import(ctx context.Context, in image.ImportInput, out image.Progress) (id string, err error)
 	Prune(ctx context.Context, filters image.Filters) (image.PruneReport, error)
 	Login(ctx context.Context, auth registry.AuthConfig) (registry.AuthResponse, error)
+	Search(ctx context.Context, term string, limit int, filters image.Filters, auth *registry.AuthConfig) ([]registry.SearchResult, error)
+	Distribution(ctx context.Context, ref string, auth *registry.AuthConfig) (registry.DistributionInspect, error)
+	Attestations(ctx context.Context, ref string, opts image.AttestationOptions) ([]imagetypes.AttestationStatement, error)
 }
 
 // Networks are the network routes' needs; engine/network's Manager has them.

@@ -116,8 +116,9 @@ func (s *Server) imageCreate(w http.ResponseWriter, r *request) error {
 	if source == "" {
 		return invalid("either fromImage or fromSrc is required")
 	}
+	url := ""
 	if source != "-" {
-		return notImplemented("import from a URL is not implemented: fetch it and send the archive as the body")
+		url = source
 	}
 	ref := r.query.Get("repo")
 	if tag := r.query.Get("tag"); tag != "" {
@@ -126,6 +127,7 @@ func (s *Server) imageCreate(w http.ResponseWriter, r *request) error {
 	return s.progress(w, func(out image.Progress) error {
 		_, err := s.backends.Images.Import(r.Context(), image.ImportInput{
 			Source:   r.Body,
+			URL:      url,
 			Ref:      ref,
 			Message:  r.query.Get("message"),
 			Changes:  r.query["changes"],

@@ -64,6 +64,9 @@ func (s *Server) table() []route {
 	get("/images/{name}/get", s.imageSave)
 	get("/images/{name}/json", s.imageInspect)
 	get("/images/{name}/history", s.imageHistory)
+	get("/images/search", s.imageSearch)
+	get("/images/{name}/attestations", s.imageAttestations)
+	get("/distribution/{name}/json", s.distributionInspect)
 	post("/images/{name}/tag", s.imageTag)
 	post("/images/{name}/push", s.imagePush)
 	remove("/images/{name}", s.imageRemove)
@@ -94,9 +97,6 @@ func (s *Server) table() []route {
 		{http.MethodGet, "/containers/{name}/attach/ws", "attaching over WebSocket"},
 		{http.MethodGet, "/containers/{name}/checkpoints", "checkpointing"},
 		{http.MethodPost, "/containers/{name}/checkpoints", "checkpointing"},
-		{http.MethodGet, "/images/search", "searching a registry"},
-		{http.MethodGet, "/images/{name}/attestations", "reading attestations"},
-		{http.MethodGet, "/distribution/{name}/json", "inspecting a registry"},
 		{http.MethodGet, "/plugins", "managing plugins"},
 		{http.MethodGet, "/swarm", "clustering"},
 		{http.MethodPost, "/swarm/init", "clustering"},
