@@ -141,7 +141,7 @@ func (s *Service) fetchImport(ctx context.Context, raw string, out Progress) (*h
 	if err != nil {
 		return nil, invalid("import source %q: %s", raw, err)
 	}
-	req.Header.Set("User-Agent", s.registry.UserAgent)
+	req.Header.Set("User-Agent", s.settings.Load().Registry.UserAgent)
 	client := &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxImportRedirects {
 			return invalid("import source redirects more than %d times", maxImportRedirects)
