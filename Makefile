@@ -6,7 +6,7 @@ VERSION ?= 0.1.0-dev
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 
-PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc docker-init
+PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc docker-init docker-buildkitd
 LDFLAGS  := -s -w -X lighter/internal/version.Version=$(VERSION) \
             -X lighter/internal/version.GitCommit=$(COMMIT) -X lighter/internal/version.BuildTime=$(DATE)
 
@@ -31,7 +31,7 @@ test: ## everything that CI runs: lint, unit tests, integration tests
 	./test/run quick
 
 test-unit: ## needs no root
-	$(GO) test ./cli/... ./cmd/... ./containerd/... ./engine/... ./internal/... ./runc/... ./shim/...
+	$(GO) test ./cli/... ./cmd/... ./builder/... ./containerd/... ./engine/... ./internal/... ./runc/... ./shim/...
 
 test-integration: build ## starts private daemons, needs root
 	./test/run integration

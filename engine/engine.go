@@ -15,6 +15,7 @@ import (
 	eventtypes "github.com/moby/moby/api/types/events"
 
 	"lighter/containerd"
+	"lighter/engine/build"
 	"lighter/engine/container"
 	"lighter/engine/events"
 	"lighter/engine/image"
@@ -38,6 +39,7 @@ type Config struct {
 	NetworkOptions map[string]map[string]string
 	// ExternalContainerd says that svc is another process.
 	ExternalContainerd bool
+	Build              build.Config
 }
 
 // Engine is a running engine.
@@ -50,6 +52,7 @@ type Engine struct {
 	system     *system.Service
 	netOptions map[string]map[string]string
 	keep       atomic.Bool // containers outlive Close
+	builds     *build.Service
 }
 
 // Open builds an engine on svc and restores its containers. Close ends it; svc
@@ -99,6 +102,15 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	undo.Add(func() error { return e.containers.Close(context.WithoutCancel(ctx)) })
+	for _, a := range e.networks.HostGateway() {
+		cfg.Build.Link.HostGateway = append(cfg.Build.Link.HostGateway, a.String())
+	}
+	e.builds = build.New(cfg.Build, build.Deps{
+		Networks: buildNetworks{e.networks},
+		Images:   e.images,
+		Log:      log.With("component", "build"),
+	})
+	undo.Add(e.builds.Close)
 	sources := system.Sources{Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices}
 	if cfg.ExternalContainerd {
 		sources.Containerd = svc.Version.Version
@@ -119,6 +131,7 @@ func (e *Engine) Backends() server.Backends {
 		Networks:   defaultedNetworks{e.networks, e.netOptions},
 		Volumes:    e.volumes,
 		System:     e.system,
+		Builds:     e.builds,
 		Events:     e.events,
 	}
 }
@@ -129,7 +142,7 @@ func (e *Engine) Counts() container.Counts { return e.containers.Count() }
 // Close stops the containers, unless they are to be restored live, and releases
 // what the engine holds on the host.
 func (e *Engine) Close(ctx context.Context) error {
-	err := e.containers.Close(ctx)
+	err := errors.Join(e.builds.Close(), e.containers.Close(ctx))
 	e.events.Close()
 	keep := e.keep.Load() && e.containers.Count().Running > 0 // else nothing uses the networks
 	return errors.Join(err, e.networks.Close(ctx, keep))
@@ -156,8 +169,9 @@ func (e *Engine) meters() system.Meters {
 		Containers: func(ctx context.Context) ([]api.Summary, error) {
 			return e.containers.List(ctx, container.ListOptions{All: true, Size: true})
 		},
-		Volumes: e.volumes.Usages,
-		Logs:    e.logUsage,
+		Volumes:    e.volumes.Usages,
+		Logs:       e.logUsage,
+		BuildCache: e.buildCache,
 	}
 }
 

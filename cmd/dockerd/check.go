@@ -263,6 +263,9 @@ func (c *config) checkMissing() error {
 	default:
 		return fmt.Errorf("[graphdriver] ERROR: the storage driver %q is not available: use overlayfs or native", c.StorageDriver)
 	}
+	if err := c.Builder.check(); err != nil {
+		return err
+	}
 	snapshotter, listed := c.Features["containerd-snapshotter"]
 	for _, m := range []struct {
 		wanted    bool
@@ -271,7 +274,6 @@ func (c *config) checkMissing() error {
 		{c.GC.enabled(), "gc", "automatic clean-up"},
 		{c.MetricsAddr != "", "metrics-addr", "serving metrics"},
 		{len(c.Authorization) > 0, "authorization-plugins", "asking plugins"},
-		{c.Builder != nil, "builder", "building images"},
 		{c.CRI, "cri-containerd", "the Kubernetes interface of containerd"},
 		{c.UsernsRemap != "", "userns-remap", "running containers in a user namespace"},
 		{c.Rootless, "rootless", "running without root"},

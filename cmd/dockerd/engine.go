@@ -93,6 +93,7 @@ func engineConfig(cfg *config, containerdAddress string) (engine.Config, error) 
 			Insecure: cfg.InsecureRegistry, Mirrors: cfg.Mirrors,
 			UserAgent: "docker/" + version.Version + " (" + version.Product + ")",
 		},
+		Build:              buildConfig(cfg, containerdAddress),
 		ExternalContainerd: cfg.Containerd != "",
 		System: system.Facts{
 			DataRoot:          cfg.DataRoot,

@@ -314,13 +314,6 @@ func (s *share) UnmarshalJSON(raw []byte) error {
 	return err
 }
 
-// builder configures BuildKit.
-type builder struct {
-	GC           json.RawMessage `json:"gc,omitempty"`
-	Entitlements json.RawMessage `json:"entitlements,omitempty"`
-	History      json.RawMessage `json:"history,omitempty"`
-}
-
 // nri would let plugins adjust containers.
 type nri struct {
 	Enable           bool   `json:"enable"`

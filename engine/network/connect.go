@@ -52,6 +52,23 @@ func (m *Manager) Connect(ctx context.Context, containerID string, pid int) (err
 	return nil
 }
 
+// ConnectNamespace is Connect for a network namespace that no container's process
+// has to be in: that of a build's step. The caller keeps ns.
+func (m *Manager) ConnectNamespace(ctx context.Context, id string, ns *os.File) error {
+	defer m.containers.lock(id)()
+	sb := m.sandbox(id)
+	if sb == nil {
+		return fmt.Errorf("connect %q: it has no allocation: %w", id, errdefs.ErrNotFound)
+	}
+	if sb.connected {
+		return nil
+	}
+	if err := m.connect(ctx, sb, ns); err != nil {
+		return fmt.Errorf("connect %q: %w", id, err)
+	}
+	return nil
+}
+
 func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 	if m.network(sb.rec.Endpoints[0].NetworkID).Network.Driver == "host" {
 		sb.connected = true
@@ -350,3 +367,6 @@ func (m *Manager) unlinkNamespace(rec *sandboxRecord) error {
 	}
 	return nil
 }
+
+// HostGateway is what "host-gateway" means in extra hosts.
+func (m *Manager) HostGateway() []netip.Addr { return m.hostGateway() }

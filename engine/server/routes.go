@@ -71,6 +71,12 @@ func (s *Server) table() []route {
 	post("/images/{name}/push", s.imagePush)
 	remove("/images/{name}", s.imageRemove)
 
+	post("/build", s.buildForward)
+	post("/build/prune", s.buildPrune)
+	post("/build/cancel", s.buildForward)
+	post("/session", s.buildForward)
+	post("/grpc", s.buildForward)
+
 	get("/networks", s.networkList)
 	get("/networks/", s.networkList)
 	post("/networks/create", s.networkCreate)
@@ -89,11 +95,6 @@ func (s *Server) table() []route {
 	// Parts of the Engine API that this engine does not have say so, rather
 	// than pretend that the path is unknown.
 	for _, missing := range []struct{ method, pattern, what string }{
-		{http.MethodPost, "/build", "building images"},
-		{http.MethodPost, "/build/prune", "building images"},
-		{http.MethodPost, "/build/cancel", "building images"},
-		{http.MethodPost, "/session", "building images"},
-		{http.MethodPost, "/grpc", "building images"},
 		{http.MethodGet, "/containers/{name}/attach/ws", "attaching over WebSocket"},
 		{http.MethodGet, "/containers/{name}/checkpoints", "checkpointing"},
 		{http.MethodPost, "/containers/{name}/checkpoints", "checkpointing"},

@@ -38,6 +38,7 @@ type Backends struct {
 	Networks   Networks
 	Volumes    Volumes
 	System     System
+	Builds     Builds
 	Events     *events.Bus
 }
 
@@ -81,7 +82,12 @@ func New(b Backends, cfg Config, log *slog.Logger) (*Server, error) {
 		},
 	}
 	s.routes = s.table()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC of BuildKit's clients
 	s.http = &http.Server{
+		Protocols:         protocols,
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -161,6 +167,9 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request) (err error) {
 		}
 	}()
 	r := &request{Request: hr, version: s.max}
+	if isGRPC(hr) {
+		return s.buildForward(w, r)
+	}
 	versionText, path := splitVersion(hr.URL.Path)
 	if versionText != "" {
 		v, ok := parseVersion(versionText)

@@ -69,7 +69,8 @@ func component(path string) (string, bool) {
 // lattice is the direction of imports: a component may import itself, internal,
 // and what stands here.
 var lattice = map[string][]string{
-	"cmd":        {"cli", "engine", "containerd", "shim", "runc"},
+	"cmd":        {"builder", "cli", "engine", "containerd", "shim", "runc"},
+	"builder":    {"containerd"},
 	"cli":        {},
 	"engine":     {"containerd"},
 	"containerd": {},
@@ -79,7 +80,7 @@ var lattice = map[string][]string{
 	"test":       {"cli", "engine", "containerd", "shim", "runc"},
 }
 
-// joints are the only packages of containerd that the engine sees: Services and
+// joints are the only packages of containerd that engine and builder see: Services and
 // the image pipeline that runs on them, never what implements them.
 var joints = []string{module + "/containerd", module + "/containerd/image"}
 
@@ -101,8 +102,8 @@ func TestImportsPointInward(t *testing.T) {
 			if !slices.Contains(allowed, to) {
 				t.Errorf("%s imports %s: %s may import only %v and internal", p.ImportPath, imp, from, allowed)
 			}
-			if from == "engine" && to == "containerd" && !slices.Contains(joints, imp) {
-				t.Errorf("%s imports %s: the engine sees only %v", p.ImportPath, imp, joints)
+			if (from == "engine" || from == "builder") && to == "containerd" && !slices.Contains(joints, imp) {
+				t.Errorf("%s imports %s: engine and builder see only %v", p.ImportPath, imp, joints)
 			}
 		}
 	}
@@ -163,6 +164,23 @@ func TestImportBudgets(t *testing.T) {
 		for _, mod := range slices.Sorted(maps.Keys(linked)) {
 			if !slices.Contains(budgets[program], mod) && mod != "google.golang.org/grpc" {
 				t.Errorf("%s links %s, which is not in its budget", program, mod)
+			}
+		}
+	}
+}
+
+// buildPrograms are the only programs that link BuildKit, which is larger than all
+// the rest: the others would start slower and hold more memory for nothing.
+var buildPrograms = []string{module + "/cmd/docker-buildkitd", module + "/cmd/docker-build"}
+
+func TestBuildKitStaysInItsProcess(t *testing.T) {
+	for _, p := range list(t, "./cmd/...") {
+		if slices.Contains(buildPrograms, p.ImportPath) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if dep == module+"/builder" || strings.HasPrefix(dep, "github.com/moby/buildkit/") {
+				t.Errorf("%s links %s", p.ImportPath, dep)
 			}
 		}
 	}

@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -62,6 +64,13 @@ func takeAudit(t testing.TB, dir string) audit {
 					add("cgroup", filepath.Join(dir, e.Name()))
 				}
 			}
+		}
+	}
+	sum := sha256.Sum256([]byte(dir + "/data"))
+	for _, root := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		dirs, _ := filepath.Glob(root + "docker-build-" + hex.EncodeToString(sum[:6]))
+		for _, dir := range dirs {
+			add("cgroup", dir)
 		}
 	}
 	for _, p := range ours {
