@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -145,6 +146,9 @@ func (b *broker) attach(conn *net.UnixConn, rest []byte, req shimio.Request) err
 	}
 	// The answer goes out ahead of any output: the client is not known yet.
 	c.limit = b.limitLocked()
+	if b.log != nil {
+		c.spill.dir = filepath.Dir(b.stdio.LogPath)
+	}
 	c.backlog = append(answer(shimio.Response{TTY: b.tty}), c.backlog...)
 	c.startFlushLocked()
 	b.clients[c] = struct{}{}

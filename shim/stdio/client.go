@@ -22,8 +22,16 @@ const (
 	noLimit      = 1 << 30
 )
 
-// stuckAfter is how long a client may take nothing while output waits for it.
-const stuckAfter = 30 * time.Second
+// A client that holds output up has to take leastTaken bytes in each patience,
+// else it is disconnected. With a log the client lags in a file first, and finds
+// in the log what it misses; without one it is the only receiver.
+const (
+	leastTaken     = 64 << 10
+	patience       = time.Second
+	patienceNoLog  = 30 * time.Second
+	stuckAfter     = 30 * time.Second // without a byte taken
+	spillReadBytes = 256 << 10
+)
 
 // client is one attached connection.
 type client struct {
@@ -39,6 +47,8 @@ type client struct {
 	room     *sync.Cond // backlog shrank, or gone
 	limit    int
 	backlog  []byte // not yet sent
+	spill    spill  // what comes behind the backlog
+	taken    int64  // bytes that the client has read of the backlog
 	flushing bool   // a goroutine sends the backlog: others only append
 	ending   bool   // close once the backlog is sent
 	gone     bool
@@ -77,14 +87,14 @@ func (c *client) write(s log.Stream, p []byte) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.flushing && !c.gone && len(c.backlog)+len(header)+len(p) > c.limit {
-		c.room.Wait()
-	}
+	c.waitRoomLocked(header, p)
 	if c.gone || c.ending {
 		return !c.gone
 	}
 	if c.flushing {
-		c.backlog = append(append(c.backlog, header...), p...)
+		if c.spill.empty() && c.fitsLocked(header, p) {
+			c.backlog = append(append(c.backlog, header...), p...)
+		} // else it is in the spill
 		return true
 	}
 	n, err := c.trySend(header, p)
@@ -101,6 +111,40 @@ func (c *client) write(s log.Stream, p []byte) bool {
 		c.startFlushLocked()
 	}
 	return true
+}
+
+func (c *client) fitsLocked(header, p []byte) bool {
+	return len(c.backlog)+len(header)+len(p) <= c.limit
+}
+
+// waitRoomLocked returns when p can be sent or fits the backlog, when it has been
+// put into the spill, or when the client has gone: see leastTaken.
+func (c *client) waitRoomLocked(header, p []byte) {
+	var timer *time.Timer
+	var since time.Time
+	var taken int64
+	wait := patience
+	if c.spill.dir == "" {
+		wait = patienceNoLog
+	}
+	for c.flushing && !c.gone && !c.ending {
+		if c.spill.empty() && c.fitsLocked(header, p) || c.spill.add(header, p) {
+			break
+		}
+		if timer == nil {
+			since, taken = time.Now(), c.taken
+			timer = time.AfterFunc(wait, c.room.Broadcast)
+			defer timer.Stop()
+		} else if time.Since(since) >= wait {
+			if c.taken-taken < leastTaken {
+				c.goneLocked()
+				return
+			}
+			since, taken = time.Now(), c.taken
+			timer.Reset(wait)
+		}
+		c.room.Wait()
+	}
 }
 
 // trySend sends what the socket takes without waiting.
@@ -133,6 +177,12 @@ func (c *client) startFlushLocked() {
 func (c *client) flushBacklog() {
 	for {
 		c.mu.Lock()
+		if !c.gone && len(c.backlog) == 0 && !c.spill.empty() {
+			var err error
+			if c.backlog, err = c.spill.take(spillReadBytes); err != nil {
+				c.goneLocked()
+			}
+		}
 		if c.gone || len(c.backlog) == 0 {
 			c.flushing = false
 			c.backlog = nil
@@ -154,6 +204,10 @@ func (c *client) flushBacklog() {
 		c.mu.Lock()
 		if !c.gone {
 			c.backlog = c.backlog[n:]
+			c.taken += int64(n)
+		}
+		if errors.Is(err, errStuck) && !c.ending && c.spill.dir != "" {
+			err = nil // it may lag: nothing waits for it yet
 		}
 		if err != nil {
 			c.goneLocked()
@@ -229,6 +283,7 @@ func (c *client) goneLocked() {
 	}
 	c.gone = true
 	c.backlog = nil
+	c.spill.close()
 	close(c.finished)
 	c.conn.Close()
 	c.room.Broadcast()

@@ -14,10 +14,12 @@
 // # Attached clients
 //
 // Output reaches a client directly while the client keeps up, and through a
-// buffer of at most 1 MiB when it does not. A full buffer holds the process
-// up, but a client that takes nothing at all for 30 s is disconnected: nobody
-// holds up a container for ever. Once the process has ended the buffer may grow
-// by what its pipes still held, so that a slow client does not delay the log.
+// buffer of at most 1 MiB when it does not. Behind that it collects, for a process
+// with a log, in an unnamed file beside the log, of at most 64 MiB: the process
+// goes on. A client that is even further behind holds the process up as a pipe
+// would, if it takes at least 64 KiB in each second (without a log: in 30 s); else
+// it is disconnected. Once the process has ended the buffer may grow by what its
+// pipes still held, so that a slow client does not delay the log.
 //
 // Any number of clients may write input. Input with StdinOnce is closed when the
 // first client that writes it half-closes or goes away; otherwise it stays open.

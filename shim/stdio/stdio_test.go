@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -562,4 +564,66 @@ func BenchmarkIO_Log80(b *testing.B) {
 	streams.CloseChild()
 	streams.Drain(testTimeout)
 	streams.Close()
+}
+
+// A client that reads a byte now and then lags in a file, and is disconnected
+// when that is full: the process does not wait for it.
+func TestLaggingClientStallsNobody(t *testing.T) {
+	e := newEnv(t, shimio.Stdio{LogDriver: "local"}, false)
+	lagging := e.dial(shimio.Request{Stdout: true})
+	fast := e.dial(shimio.Request{Stdout: true})
+	const size = spillMax + 8<<20
+	end := e.start(fmt.Sprintf("yes 0123456789abcde | head -c %d", size))
+	stop := make(chan struct{})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if _, err := lagging.Read(make([]byte, 1)); err != nil {
+					return
+				}
+			}
+		}
+	})
+	start := time.Now()
+	var n int
+	reading.Go(func() { n = len(e.readAll(fast)) })
+	end()
+	close(stop)
+	reading.Wait()
+	if d := time.Since(start); d > stuckAfter/2 {
+		t.Errorf("the output took %s", d)
+	}
+	if n != size {
+		t.Errorf("the other client has %d bytes, want %d", n, size)
+	}
+}
+
+// What has collected in the file reaches a client that goes on reading.
+func TestSpillKeepsOrder(t *testing.T) {
+	e := newEnv(t, shimio.Stdio{LogDriver: "local"}, false)
+	slow := e.dial(shimio.Request{Stdout: true})
+	fast := e.dial(shimio.Request{Stdout: true})
+	const lines = 1 << 20
+	end := e.start(fmt.Sprintf("seq %d", lines))
+	if n := len(e.readAll(fast)); n < lines*6 {
+		t.Errorf("the fast client has %d bytes", n)
+	}
+	got := e.readAll(slow)
+	end()
+	in := bufio.NewScanner(strings.NewReader(got))
+	n := 0
+	for in.Scan() {
+		if n++; in.Text() != strconv.Itoa(n) {
+			t.Fatalf("line %d is %q", n, in.Text())
+		}
+	}
+	if n != lines {
+		t.Errorf("the slow client has %d lines, want %d", n, lines)
+	}
 }
