@@ -16,7 +16,7 @@ export GOTOOLCHAIN ?= local
 # golangci-lint pins old analysers; vet and staticcheck say the same with less.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build clean test test-unit test-integration test-all lint demo bench install help
+.PHONY: man all build clean test test-unit test-integration test-all lint demo bench install help
 
 all: build
 
@@ -44,6 +44,9 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
+man: ## docker's manual pages, in man/man1
+	$(GO) run ./cmd/docker/man man/man1
+
 demo: build ## shows the main job on a private daemon, then cleans up
 	./test/demo
 
@@ -51,7 +54,7 @@ bench: build ## ours against the stock engine, into docs/BENCHMARKS.md's table
 	./test/bench/run
 
 clean:
-	rm -rf bin
+	rm -rf bin man
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile

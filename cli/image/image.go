@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"lighter/cli/format"
 	"lighter/cli/inspect"
@@ -34,9 +35,10 @@ func Commands(s *session.Session) []*cobra.Command {
 
 // Management returns those verbs on images that exist below the noun only.
 func Management(s *session.Session) []*cobra.Command {
-	return []*cobra.Command{
-		inspect.Command(s, "IMAGE", "Display detailed information on one or more images", inspect.Image), newPruneCommand(s),
-	}
+	var platform string
+	inspection := inspect.Command(s, "IMAGE", "Display detailed information on one or more images", inspect.Image(&platform))
+	inspection.Flags().StringVar(&platform, "platform", "", `Inspect a specific platform of the multi-platform image. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	return []*cobra.Command{inspection, newPruneCommand(s)}
 }
 
 // Familiar is the reference as users write it, with its tag.
@@ -50,7 +52,10 @@ func Familiar(ref string) string {
 
 // Pull pulls ref and shows the progress on out, nothing when quiet.
 func Pull(ctx context.Context, s *session.Session, c client.APIClient, ref, platform string, quiet bool, out io.Writer) error {
-	opts := client.ImagePullOptions{}
+	return pull(ctx, s, c, ref, client.ImagePullOptions{}, platform, quiet, out)
+}
+
+func pull(ctx context.Context, s *session.Session, c client.APIClient, ref string, opts client.ImagePullOptions, platform string, quiet bool, out io.Writer) error {
 	if platform != "" {
 		p, err := platforms.Parse(platform)
 		if err != nil {
@@ -97,7 +102,7 @@ func credentials(s *session.Session, ref string) (string, error) {
 
 func newPullCommand(s *session.Session) *cobra.Command {
 	var platform string
-	var quiet bool
+	var quiet, all bool
 	cmd := &cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -108,6 +113,12 @@ func newPullCommand(s *session.Session) *cobra.Command {
 			named, err := reference.ParseNormalizedNamed(args[0])
 			if err != nil {
 				return fmt.Errorf("invalid reference format: %w", err)
+			}
+			if all {
+				if !reference.IsNameOnly(named) {
+					return errors.New("tag can't be used with --all-tags/-a")
+				}
+				return pull(cmd.Context(), s, c, args[0], client.ImagePullOptions{All: true}, platform, quiet, s.Out)
 			}
 			if reference.IsNameOnly(named) && !quiet {
 				fmt.Fprintln(s.Out, "Using default tag: latest")
@@ -120,13 +131,16 @@ func newPullCommand(s *session.Session) *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
+	fs.BoolVarP(&all, "all-tags", "a", false, "Download all tagged images in the repository")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
 	fs.StringVar(&platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Set platform if server is multi-platform capable")
+	withoutTrust(fs)
 	return cmd
 }
 
 func newPushCommand(s *session.Session) *cobra.Command {
-	var quiet bool
+	var quiet, all bool
+	var platform string
 	cmd := &cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -138,7 +152,24 @@ func newPushCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			stream, err := c.ImagePush(cmd.Context(), args[0], client.ImagePushOptions{RegistryAuth: auth})
+			opts := client.ImagePushOptions{RegistryAuth: auth, All: all}
+			if platform != "" {
+				p, err := platforms.Parse(platform)
+				if err != nil {
+					return err
+				}
+				opts.Platform = &p
+			}
+			named, err := reference.ParseNormalizedNamed(args[0])
+			switch {
+			case err != nil:
+				return fmt.Errorf("invalid reference format: %w", err)
+			case all && !reference.IsNameOnly(named):
+				return errors.New("tag can't be used with --all-tags/-a")
+			case !all && reference.IsNameOnly(named) && !quiet:
+				fmt.Fprintln(s.Out, "Using default tag: latest")
+			}
+			stream, err := c.ImagePush(cmd.Context(), args[0], opts)
 			if err != nil {
 				return err
 			}
@@ -150,8 +181,34 @@ func newPushCommand(s *session.Session) *cobra.Command {
 			return showProgress(stream, out, s.OutIsTerminal() && !quiet)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	fs := cmd.Flags()
+	fs.BoolVarP(&all, "all-tags", "a", false, "Push all tags of an image to the repository")
+	fs.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	fs.StringVar(&platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Push a platform-specific manifest as a single-platform image to the registry")
+	withoutTrust(fs)
 	return cmd
+}
+
+// withoutTrust keeps old scripts going: the flag has had no meaning since
+// content trust left the command line, and using it says so.
+func withoutTrust(fs *pflag.FlagSet) {
+	fs.Bool("disable-content-trust", true, "Skip image verification")
+	if err := fs.MarkDeprecated("disable-content-trust", "content trust is no longer supported"); err != nil {
+		panic(err)
+	}
+}
+
+// parsePlatforms reads the values of --platform.
+func parsePlatforms(texts []string) ([]ocispec.Platform, error) {
+	list := make([]ocispec.Platform, 0, len(texts))
+	for _, text := range texts {
+		p, err := platforms.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("invalid platform: %w", err)
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 func newTagCommand(s *session.Session) *cobra.Command {
@@ -171,6 +228,7 @@ func newTagCommand(s *session.Session) *cobra.Command {
 
 func newRemoveCommand(s *session.Session) *cobra.Command {
 	var force, noPrune bool
+	var only []string
 	cmd := &cobra.Command{
 		Use: "rmi [OPTIONS] IMAGE [IMAGE...]", Short: "Remove one or more images", Args: session.AtLeast(1),
 		Aliases: []string{"remove"},
@@ -179,9 +237,13 @@ func newRemoveCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			list, err := parsePlatforms(only)
+			if err != nil {
+				return err
+			}
 			var failed []error
 			for _, ref := range args {
-				res, err := c.ImageRemove(cmd.Context(), ref, client.ImageRemoveOptions{Force: force, PruneChildren: !noPrune})
+				res, err := c.ImageRemove(cmd.Context(), ref, client.ImageRemoveOptions{Force: force, PruneChildren: !noPrune, Platforms: list})
 				if err != nil {
 					failed = append(failed, err)
 					continue
@@ -199,6 +261,7 @@ func newRemoveCommand(s *session.Session) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
 	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents")
+	cmd.Flags().StringSliceVar(&only, "platform", nil, `Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }
 
@@ -253,6 +316,7 @@ func newImportCommand(s *session.Session) *cobra.Command {
 func newLoadCommand(s *session.Session) *cobra.Command {
 	var input string
 	var quiet bool
+	var only []string
 	cmd := &cobra.Command{
 		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: session.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -272,7 +336,15 @@ func newLoadCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			stream, err := c.ImageLoad(cmd.Context(), source, client.ImageLoadWithQuiet(quiet || !s.OutIsTerminal()))
+			opts := []client.ImageLoadOption{client.ImageLoadWithQuiet(quiet || !s.OutIsTerminal())}
+			list, err := parsePlatforms(only)
+			if err != nil {
+				return err
+			}
+			if len(list) > 0 {
+				opts = append(opts, client.ImageLoadWithPlatforms(list...))
+			}
+			stream, err := c.ImageLoad(cmd.Context(), source, opts...)
 			if err != nil {
 				return err
 			}
@@ -282,11 +354,13 @@ func newLoadCommand(s *session.Session) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")
+	cmd.Flags().StringSliceVar(&only, "platform", nil, `Load only the given platform(s). Formatted as a comma-separated list of "os[/arch[/variant]]" (e.g., "linux/amd64,linux/arm64/v8").`)
 	return cmd
 }
 
 func newSaveCommand(s *session.Session) *cobra.Command {
 	var output string
+	var only []string
 	cmd := &cobra.Command{
 		Use: "save [OPTIONS] IMAGE [IMAGE...]", Short: "Save one or more images to a tar archive (streamed to STDOUT by default)",
 		Args: session.AtLeast(1),
@@ -298,7 +372,15 @@ func newSaveCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			archive, err := c.ImageSave(cmd.Context(), args)
+			var opts []client.ImageSaveOption
+			list, err := parsePlatforms(only)
+			if err != nil {
+				return err
+			}
+			if len(list) > 0 {
+				opts = append(opts, client.ImageSaveWithPlatforms(list...))
+			}
+			archive, err := c.ImageSave(cmd.Context(), args, opts...)
 			if err != nil {
 				return err
 			}
@@ -307,13 +389,14 @@ func newSaveCommand(s *session.Session) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
+	cmd.Flags().StringSliceVar(&only, "platform", nil, `Save only the given platform(s). Formatted as a comma-separated list of "os[/arch[/variant]]" (e.g., "linux/amd64,linux/arm64/v8")`)
 	return cmd
 }
 
 func newHistoryCommand(s *session.Session) *cobra.Command {
 	var noTrunc, quiet bool
 	human := true
-	var spec string
+	var spec, platform string
 	cmd := &cobra.Command{
 		Use: "history [OPTIONS] IMAGE", Short: "Show the history of an image", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -321,7 +404,15 @@ func newHistoryCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := c.ImageHistory(cmd.Context(), args[0])
+			var opts []client.ImageHistoryOption
+			if platform != "" {
+				p, err := platforms.Parse(platform)
+				if err != nil {
+					return fmt.Errorf("invalid platform: %w", err)
+				}
+				opts = append(opts, client.ImageHistoryWithPlatform(p))
+			}
+			res, err := c.ImageHistory(cmd.Context(), args[0], opts...)
 			if err != nil {
 				return err
 			}
@@ -358,6 +449,7 @@ func newHistoryCommand(s *session.Session) *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")
+	fs.StringVar(&platform, "platform", "", `Show history for the given platform. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	fs.BoolVarP(&human, "human", "H", true, "Print sizes and dates in human readable format")
 	fs.StringVar(&spec, "format", "", "Format output using a custom template")
 	return cmd

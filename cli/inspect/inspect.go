@@ -11,6 +11,7 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -41,11 +42,22 @@ func Container(size *bool) Getter {
 	}
 }
 
-// Image gets an image.
-func Image(ctx context.Context, c client.APIClient, name string) (Object, error) {
-	var raw bytes.Buffer
-	r, err := c.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
-	return Object{raw.Bytes(), r.InspectResponse}, err
+// Image returns the getter of images, of their variant for platform unless that
+// is "".
+func Image(platform *string) Getter {
+	return func(ctx context.Context, c client.APIClient, name string) (Object, error) {
+		var raw bytes.Buffer
+		opts := []client.ImageInspectOption{client.ImageInspectWithRawResponse(&raw)}
+		if *platform != "" {
+			p, err := platforms.Parse(*platform)
+			if err != nil {
+				return Object{}, fmt.Errorf("invalid platform: %w", err)
+			}
+			opts = append(opts, client.ImageInspectWithPlatform(&p))
+		}
+		r, err := c.ImageInspect(ctx, name, opts...)
+		return Object{raw.Bytes(), r.InspectResponse}, err
+	}
 }
 
 // Network returns the getter of networks.

@@ -106,7 +106,7 @@ func newInspectCommand(s *session.Session) *cobra.Command {
 				return err
 			}
 			lookups := []inspect.Lookup{
-				{Kind: "container", Get: inspect.Container(&size)}, {Kind: "image", Get: inspect.Image},
+				{Kind: "container", Get: inspect.Container(&size)}, {Kind: "image", Get: inspect.Image(new(string))},
 				{Kind: "network", Get: inspect.Network(&verbose)}, {Kind: "volume", Get: inspect.Volume},
 			}
 			if kind != "" {
