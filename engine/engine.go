@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	api "github.com/moby/moby/api/types/container"
@@ -18,6 +19,7 @@ import (
 	"lighter/engine/build"
 	"lighter/engine/container"
 	"lighter/engine/events"
+	"lighter/engine/gc"
 	"lighter/engine/image"
 	"lighter/engine/network"
 	"lighter/engine/server"
@@ -37,6 +39,8 @@ type Config struct {
 	// NetworkOptions are the options that new networks get unless the request
 	// has them, by driver.
 	NetworkOptions map[string]map[string]string
+	// CleanUp removes unused images; the zero value keeps them.
+	CleanUp gc.Policy
 	// ExternalContainerd says that svc is another process.
 	ExternalContainerd bool
 	Build              build.Config
@@ -53,6 +57,7 @@ type Engine struct {
 	netOptions map[string]map[string]string
 	keep       atomic.Bool // containers outlive Close
 	builds     *build.Service
+	endCleanUp func() // ends the automatic clean-up and waits for it
 }
 
 // Open builds an engine on svc and restores its containers. Close ends it; svc
@@ -119,6 +124,12 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 	if err != nil {
 		return nil, err
 	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var cleaning sync.WaitGroup
+	cleaning.Go(func() {
+		cfg.CleanUp.Run(life, collectable{e.images, cfg.Container.DataRoot}, log.With("component", "gc"))
+	})
+	e.endCleanUp = func() { end(); cleaning.Wait() }
 	undo.Release()
 	return e, nil
 }
@@ -142,6 +153,7 @@ func (e *Engine) Counts() container.Counts { return e.containers.Count() }
 // Close stops the containers, unless they are to be restored live, and releases
 // what the engine holds on the host.
 func (e *Engine) Close(ctx context.Context) error {
+	e.endCleanUp()
 	err := errors.Join(e.builds.Close(), e.containers.Close(ctx))
 	e.events.Close()
 	keep := e.keep.Load() && e.containers.Count().Running > 0 // else nothing uses the networks

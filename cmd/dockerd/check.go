@@ -271,9 +271,7 @@ func (c *config) checkMissing() error {
 		wanted    bool
 		key, what string
 	}{
-		{c.GC.enabled(), "gc", "automatic clean-up"},
 		{c.MetricsAddr != "", "metrics-addr", "serving metrics"},
-		{len(c.Authorization) > 0, "authorization-plugins", "asking plugins"},
 		{c.CRI, "cri-containerd", "the Kubernetes interface of containerd"},
 		{c.UsernsRemap != "", "userns-remap", "running containers in a user namespace"},
 		{c.Rootless, "rootless", "running without root"},

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/engine"
+	"lighter/engine/authz"
+	"lighter/engine/plugin"
 	"lighter/engine/server"
 	"lighter/internal/cleanup"
 	"lighter/internal/daemon"
@@ -87,7 +89,16 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan 
 		return eng.Close(stop)
 	})
 
-	srv, err := server.New(eng.Backends(), server.Config{MinAPIVersion: cfg.MinAPIVersion, Experimental: cfg.Experimental}, log.With("component", "api"))
+	authorization := authz.NewChain(plugin.DefaultDirs(), 0)
+	if err := authorization.Set(ctx, cfg.Authorization); err != nil {
+		return err
+	}
+	srv, err := server.New(eng.Backends(), server.Config{
+		MinAPIVersion: cfg.MinAPIVersion,
+		Experimental:  cfg.Experimental,
+		Authorization: authorization,
+		Debug:         func() bool { return state.level.Level() <= slog.LevelDebug },
+	}, log.With("component", "api"))
 	if err != nil {
 		return err
 	}
@@ -101,7 +112,7 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan 
 			select {
 			case <-hangups:
 				notify(log, "RELOADING=1\nMONOTONIC_USEC="+monotonicMicroseconds())
-				cfg = reload(cfg, state, eng, address, log)
+				cfg = reload(groupCtx, cfg, state, eng, authorization, address, log)
 				notify(log, "READY=1")
 			case <-groupCtx.Done():
 				return nil

@@ -94,6 +94,7 @@ func engineConfig(cfg *config, containerdAddress string) (engine.Config, error) 
 			UserAgent: "docker/" + version.Version + " (" + version.Product + ")",
 		},
 		Build:              buildConfig(cfg, containerdAddress),
+		CleanUp:            cfg.GC.policy(),
 		ExternalContainerd: cfg.Containerd != "",
 		System: system.Facts{
 			DataRoot:          cfg.DataRoot,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"lighter/engine"
+	"lighter/engine/authz"
 )
 
 // daemonState is what SIGHUP changes outside of the engine.
@@ -26,7 +28,7 @@ func (s *daemonState) apply(cfg *config) {
 
 // reload reads the configuration again and takes over the keys that may change
 // while the daemon works. A configuration with an error changes nothing.
-func reload(old *config, state *daemonState, eng *engine.Engine, address string, log *slog.Logger) *config {
+func reload(ctx context.Context, old *config, state *daemonState, eng *engine.Engine, authorization *authz.Chain, address string, log *slog.Logger) *config {
 	next, err := loadConfig(old.args)
 	if err != nil {
 		log.Error("cannot reload the configuration, which stays as it was", "err", err)
@@ -46,6 +48,10 @@ func reload(old *config, state *daemonState, eng *engine.Engine, address string,
 	merged.LogLevel = next.LogLevel // debug changes it
 	cfg, err := engineConfig(&merged, address)
 	if err != nil {
+		log.Error("cannot reload the configuration, which stays as it was", "err", err)
+		return old
+	}
+	if err := authorization.Set(ctx, merged.Authorization); err != nil {
 		log.Error("cannot reload the configuration, which stays as it was", "err", err)
 		return old
 	}

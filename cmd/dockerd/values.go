@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+
+	enginegc "lighter/engine/gc"
 )
 
 // byteSize is a number of bytes, written with a unit ("64m").
@@ -260,6 +262,9 @@ type gc struct {
 	// LowWaterMark is how much of the data root's file system shall stay free:
 	// when less is, unused images go, the oldest first.
 	LowWaterMark share `json:"low-water-mark"`
+	// MinAge is how long an image is left alone after it came; 0 means ten
+	// minutes.
+	MinAge duration `json:"min-age"`
 	// Interval is the time between two looks; 0 means an hour.
 	Interval duration `json:"interval"`
 }
@@ -270,7 +275,14 @@ func (g *gc) UnmarshalJSON(raw []byte) error {
 	return strictObject(raw, (*plain)(g))
 }
 
-func (g *gc) enabled() bool { return g.KeepStorage > 0 || g.Until > 0 || g.LowWaterMark.set() }
+// policy is the engine's form of it.
+func (g *gc) policy() enginegc.Policy {
+	return enginegc.Policy{
+		KeepBytes: int64(g.KeepStorage), MaxAge: time.Duration(g.Until),
+		FreeBytes: g.LowWaterMark.Bytes, FreePercent: g.LowWaterMark.Percent,
+		MinAge: time.Duration(g.MinAge), Interval: time.Duration(g.Interval),
+	}
+}
 
 // duration is a time.Duration written as "36h".
 type duration time.Duration
@@ -293,8 +305,6 @@ type share struct {
 	Bytes   int64
 	Percent float64
 }
-
-func (s share) set() bool { return s.Bytes > 0 || s.Percent > 0 }
 
 func (s *share) UnmarshalJSON(raw []byte) error {
 	var text string

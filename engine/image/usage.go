@@ -3,7 +3,9 @@ package image
 import (
 	"context"
 	"slices"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/image"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -84,4 +86,50 @@ func (s *Service) addParts(ctx context.Context, target ocispec.Descriptor, sizes
 		}
 	}
 	return nil
+}
+
+// UnusedImage is an image that no container uses.
+type UnusedImage struct {
+	ID    string
+	Since time.Time // when it came, or got a name, last
+	Size  int64     // bytes that it shares with no other image
+}
+
+// Unused returns the images that no container uses.
+func (s *Service) Unused(ctx context.Context) ([]UnusedImage, error) {
+	list, err := s.List(ctx, ListOptions{All: true, SharedSize: true})
+	if err != nil {
+		return nil, err
+	}
+	records, err := s.images().List(s.ctx(ctx))
+	if err != nil {
+		return nil, err
+	}
+	since := map[string]time.Time{}
+	for _, r := range records {
+		id := r.Target.Digest.String()
+		for _, at := range []time.Time{r.CreatedAt, r.UpdatedAt} {
+			if at.After(since[id]) {
+				since[id] = at
+			}
+		}
+	}
+	var unused []UnusedImage
+	for _, img := range list {
+		if len(s.inUse(img.ID)) == 0 {
+			unused = append(unused, UnusedImage{ID: img.ID, Since: since[img.ID], Size: img.Size - max(img.SharedSize, 0)})
+		}
+	}
+	return unused, nil
+}
+
+// Discard removes an image with all its names unless a container uses it.
+//
+// Errors: Conflict when one does.
+func (s *Service) Discard(ctx context.Context, id string) error {
+	if users := s.inUse(id); len(users) > 0 {
+		return errdefs.ErrConflict.WithMessage("container " + users[0].ID + " uses the image " + id)
+	}
+	_, err := s.Remove(ctx, id, RemoveOptions{Force: true})
+	return err
 }

@@ -25,6 +25,8 @@ func (s *Server) table() []route {
 	get("/system/df", s.diskUsage)
 	post("/auth", s.registryLogin)
 
+	s.debugRoutes(get)
+
 	get("/containers/json", s.containerList)
 	post("/containers/create", s.containerCreate)
 	post("/containers/prune", s.containerPrune)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/moby/api/types/common"
 
+	"lighter/engine/authz"
 	"lighter/engine/events"
 	"lighter/internal/version"
 )
@@ -29,6 +30,10 @@ type Config struct {
 	MinAPIVersion string
 	// Experimental is reported to clients in every response.
 	Experimental bool
+	// Authorization is asked about each request; nil allows all.
+	Authorization *authz.Chain
+	// Debug reports whether /debug is served; nil means never.
+	Debug func() bool
 }
 
 // Backends are what the routes call.
@@ -48,6 +53,8 @@ type Server struct {
 	routes   []route
 	min, max apiVersion
 	header   http.Header // on every response
+	authz    *authz.Chain
+	debug    func() bool
 	log      *slog.Logger
 	http     *http.Server
 	stopping chan struct{} // closed by Shutdown: endless streams end
@@ -71,6 +78,8 @@ func New(b Backends, cfg Config, log *slog.Logger) (*Server, error) {
 		backends: b,
 		min:      lowest,
 		max:      mustVersion(version.APIMax),
+		authz:    cfg.Authorization,
+		debug:    cfg.Debug,
 		log:      log,
 		hijacked: make(map[net.Conn]struct{}),
 		stopping: make(chan struct{}),
@@ -189,6 +198,9 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request) (err error) {
 	}
 	r.vars = vars
 	r.query = hr.URL.Query()
+	if plugins := s.authz.Snapshot(); plugins != nil {
+		return s.authorize(w, r, plugins, handle)
+	}
 	return handle(w, r)
 }
 
