@@ -38,7 +38,7 @@ func Management(s *session.Session) []*cobra.Command {
 	var platform string
 	inspection := inspect.Command(s, "IMAGE", "Display detailed information on one or more images", inspect.Image(&platform))
 	inspection.Flags().StringVar(&platform, "platform", "", `Inspect a specific platform of the multi-platform image. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
-	return []*cobra.Command{inspection, newPruneCommand(s)}
+	return []*cobra.Command{inspection, newPruneCommand(s), newDiffCommand(s), newExploreCommand(s)}
 }
 
 // Familiar is the reference as users write it, with its tag.
