@@ -32,12 +32,12 @@ const undoTimeout = 10 * time.Second
 // A program that does not exist or may not be executed is an error here already;
 // it unwraps to syscall.ENOENT or EACCES.
 func (r *Runtime) Create(ctx context.Context, id string, opts CreateOptions) (int, error) {
-	return r.create(ctx, id, opts, true)
+	return r.create(ctx, id, opts, false)
 }
 
 // Run is Create and Start at once. When it returns the program has been executed.
 func (r *Runtime) Run(ctx context.Context, id string, opts CreateOptions) (int, error) {
-	return r.create(ctx, id, opts, false)
+	return r.create(ctx, id, opts, true)
 }
 
 // creation is a Create that is under way. files collects the descriptors that the
@@ -59,7 +59,7 @@ type creation struct {
 	undo    cleanup.Stack
 }
 
-func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, gate bool) (pid int, err error) {
+func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, run bool) (pid int, err error) {
 	bundle, err := filepath.Abs(opts.Bundle)
 	if err != nil {
 		return 0, fmt.Errorf("create container: %w", err)
@@ -77,6 +77,8 @@ func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, gat
 			return 0, err
 		}
 	}
+	// Init waits at the gate for Start, and for hooks that run between the two.
+	gate := !run || s.Hooks != nil && len(s.Hooks.StartContainer) > 0
 	c := &creation{r: r, id: id, opts: opts, spec: s, files: map[string]*os.File{}}
 	defer c.close()
 	defer func() {
@@ -96,11 +98,39 @@ func (r *Runtime) create(ctx context.Context, id string, opts CreateOptions, gat
 	if err != nil {
 		return 0, err
 	}
-	c.undo.Release()
-	if !gate {
-		r.poststart(ctx, c.rec, s)
+	switch {
+	case run && gate:
+		// Start sees init execute its program when the last writer of a fifo has
+		// gone; we hold it too.
+		c.closeFiles()
+		err = r.start(ctx, c.dir, c.rec)
+	case run:
+		err = r.poststart(ctx, c.rec, s)
 	}
+	if err != nil {
+		return 0, errors.Join(err, terminate(c.rec))
+	}
+	c.undo.Release()
 	return pid, nil
+}
+
+// terminate kills a container's init and waits for its death. It is not reaped.
+func terminate(rec *state.Record) error {
+	init, err := openInit(rec)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer init.Close()
+	if err := pidfd.Signal(init, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	if gone, err := pidfd.Exited(init, deathTimeout); err != nil || !gone {
+		return errors.Join(err, fmt.Errorf("init did not end within %v of SIGKILL", deathTimeout))
+	}
+	return nil
 }
 
 // record makes the state directory and stores what is about to be made.
@@ -270,7 +300,7 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			if err := c.savePID(child.PID); err != nil {
 				return err
 			}
-			if err := c.r.createHooks(ctx, c.rec, c.spec, child); err != nil {
+			if err := c.r.createHooks(ctx, c.rec, c.spec, c.in.Root, child); err != nil {
 				return err
 			}
 			if err := child.Continue(); err != nil {
@@ -321,10 +351,16 @@ func (c *creation) takeConsole() error {
 	return receiveConsole(c.console, c.opts.Stdio.Console)
 }
 
-func (c *creation) close() {
-	for _, f := range c.files {
+// closeFiles closes what the child has inherited.
+func (c *creation) closeFiles() {
+	for name, f := range c.files {
 		f.Close()
+		delete(c.files, name)
 	}
+}
+
+func (c *creation) close() {
+	c.closeFiles()
 	c.userNS.close()
 	for _, f := range []*os.File{c.console, c.request.Cgroup, c.request.PIDNamespace} {
 		if f != nil {

@@ -29,7 +29,10 @@ const maxHookOutput = 4 << 10
 // createHooks runs the hooks that belong between the making of the namespaces and
 // pivot_root: prestart and createRuntime outside of the container, createContainer
 // in its namespaces.
-func (r *Runtime) createHooks(ctx context.Context, rec *state.Record, s *specs.Spec, child *fork.Child) error {
+//
+// The latter start in root, where the container's root is attached: their paths
+// resolve on the host, and what they change is mostly below it.
+func (r *Runtime) createHooks(ctx context.Context, rec *state.Record, s *specs.Spec, root string, child *fork.Child) error {
 	if s.Hooks == nil {
 		return nil
 	}
@@ -48,7 +51,7 @@ func (r *Runtime) createHooks(ctx context.Context, rec *state.Record, s *specs.S
 	if err != nil {
 		return fmt.Errorf("run createContainer hooks: %w", err)
 	}
-	inside := hookRun{state: st, cwd: rec.Bundle, target: child.PIDFD(), namespaces: flags &^ unix.CLONE_NEWPID}
+	inside := hookRun{state: st, cwd: root, target: child.PIDFD(), namespaces: flags &^ unix.CLONE_NEWPID}
 	return inside.all(ctx, "createContainer", s.Hooks.CreateContainer)
 }
 
@@ -73,16 +76,14 @@ func (r *Runtime) startHooks(ctx context.Context, rec *state.Record, s *specs.Sp
 	return run.all(ctx, "startContainer", s.Hooks.StartContainer)
 }
 
-// poststart runs the poststart hooks. Their failure is logged: the container runs
+// poststart runs the poststart hooks. If one fails the caller stops the container
 // (runtime.md#lifecycle step 9).
-func (r *Runtime) poststart(ctx context.Context, rec *state.Record, s *specs.Spec) {
+func (r *Runtime) poststart(ctx context.Context, rec *state.Record, s *specs.Spec) error {
 	if s.Hooks == nil || len(s.Hooks.Poststart) == 0 {
-		return
+		return nil
 	}
 	run := hookRun{state: rec.OCI(specs.StateRunning), cwd: rec.Bundle}
-	if err := run.all(ctx, "poststart", s.Hooks.Poststart); err != nil {
-		r.log.Warn("poststart hook", "container", rec.ID, "err", err)
-	}
+	return run.all(ctx, "poststart", s.Hooks.Poststart)
 }
 
 // poststop runs all poststop hooks; failures are logged.

@@ -343,6 +343,26 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// Run runs the hooks of Start too, and a container whose hook fails does not run.
+func TestRun_hooks(t *testing.T) {
+	h := newHarness(t)
+	fails := []specs.Hook{{Path: "/bin/true"}, {Path: "/bin/sh", Args: []string{"sh", "-c", "exit 3"}}}
+	for name, hooks := range map[string]*specs.Hooks{
+		"startContainer": {StartContainer: fails},
+		"poststart":      {Poststart: fails},
+	} {
+		s := h.spec("/bin/sh", "-c", "echo ran; sleep 1000")
+		s.Hooks = hooks
+		want := "error running " + name + " hook #1: exit status 3"
+		if _, err := h.run(s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", name, err, want)
+		}
+	}
+	if list, err := h.rt.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+}
+
 // A caller that gives up while a hook hangs gets its error, and nothing is left.
 func TestCreate_cancelled(t *testing.T) {
 	h := newHarness(t)

@@ -111,10 +111,15 @@ func (r *Runtime) translate(p *specs.Process, s *specs.Spec, newUser bool) (*pla
 		}
 	}
 	out.Have = have
-	var left []string
-	if out.Caps, left = plan.ParseCaps(p.Capabilities, have); len(left) > 0 {
+	caps, left, lost := plan.ParseCaps(p.Capabilities, have)
+	if len(left) > 0 {
 		r.log.Warn("capabilities are unknown or not available, and left out", "capabilities", left)
 	}
+	for _, name := range lost {
+		// Docker compatibility: the words are runc's.
+		r.log.Warn("can't raise ambient capability " + name + ": it is not both permitted and inheritable")
+	}
+	out.Caps = caps
 	if p.ApparmorProfile != "" {
 		switch {
 		case apparmorEnabled():
@@ -179,6 +184,7 @@ func stdio(p *plan.Process, s Stdio, files map[string]*os.File, owner int) (*os.
 			return nil, os.NewSyscallError("socketpair", err)
 		}
 		files[plan.ConsoleFile] = os.NewFile(uintptr(pair[1]), "console")
+		p.Newlines = s.Newlines
 		return os.NewFile(uintptr(pair[0]), "console"), nil
 	}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {

@@ -89,6 +89,10 @@ type Stdio struct {
 	// Console, when the process asks for a terminal, receives the master end.
 	// The receiver owns the file.
 	Console func(master *os.File) error
+	// Newlines makes the terminal pass newlines on as they are, not with a
+	// carriage return before: for a caller that copies the output to a terminal
+	// or a file of its own.
+	Newlines bool
 }
 
 // Mount describes a mount in the words of mount(8).
@@ -245,6 +249,20 @@ func (r *Runtime) CgroupPaths(ctx context.Context, id string) (map[string]string
 	rec, err := state.Read(r.root, id)
 	if err != nil {
 		return nil, err
+	}
+	return rec.Cgroups, nil
+}
+
+// RunningCgroup is CgroupPaths of a container that has not stopped.
+//
+// Errors: FailedPrecondition if it has stopped or has no control group.
+func (r *Runtime) RunningCgroup(ctx context.Context, id string) (map[string]string, error) {
+	_, rec, err := r.group(id)
+	if err != nil {
+		return nil, err
+	}
+	if s, err := r.status(rec); err != nil || s == specs.StateStopped {
+		return nil, fmt.Errorf("container %q is not running: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	return rec.Cgroups, nil
 }

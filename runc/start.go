@@ -32,6 +32,12 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return r.start(ctx, dir, rec)
+}
+
+// start is Start of a container whose state directory the caller has locked.
+func (r *Runtime) start(ctx context.Context, dir *state.Dir, rec *state.Record) error {
+	id := rec.ID
 	status, err := r.status(rec)
 	if err != nil {
 		return err
@@ -65,8 +71,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		}
 		return fmt.Errorf("start container %q: %w", id, err)
 	}
-	if config != nil {
-		r.poststart(ctx, rec, config)
+	if config == nil {
+		return nil
+	}
+	if err := r.poststart(ctx, rec, config); err != nil {
+		return errors.Join(err, terminate(rec))
 	}
 	return nil
 }

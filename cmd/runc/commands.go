@@ -31,7 +31,7 @@ func commands() []command {
 		{name: "checkpoint", args: "<container-id>", usage: "checkpoint a running container (not implemented)", run: notImplemented("checkpoint")},
 		createCommand(),
 		{name: "delete", args: "<container-id>", usage: "delete any resources held by the container", flags: deleteFlags, run: runDelete},
-		{name: "events", args: "<container-id>", usage: "display container events (not implemented)", run: notImplemented("events")},
+		{name: "events", args: "<container-id>", usage: "display container events such as OOM notifications, cpu, memory, and IO usage statistics", flags: eventsFlags, run: runEvents},
 		execCommand(),
 		{name: "features", usage: "show the enabled features", run: runFeatures},
 		{name: "kill", args: "<container-id> [signal]", usage: "send a signal (default: SIGTERM) to the container's init process", flags: killFlags, run: runKill},

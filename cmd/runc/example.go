@@ -4,6 +4,8 @@ import (
 	"os"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"lighter/runc/cgroup"
 )
 
 // exampleSpec is what `runc spec` writes: a container that runs sh with few
@@ -41,9 +43,14 @@ func exampleSpec(rootless bool) *specs.Spec {
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.MountNamespace},
 			},
 		},
+	}
+	if cgroup.HostMode() == cgroup.V2 {
+		// On v1 the namespace would hide which groups the container is in from
+		// tools that look for them by path.
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	if rootless {
 		makeRootless(s)

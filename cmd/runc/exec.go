@@ -59,7 +59,7 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	}
 	o := runc.ExecOptions{
 		Process: p, IgnorePaused: fs.set["ignore-paused"], PIDFD: pidfdSender(fs),
-		Stdio: runc.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr},
+		Stdio: runc.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Newlines: fs.value("console-socket", "") == ""},
 	}
 	if o.PreserveFDs, err = preserved(fs); err != nil {
 		return err
@@ -140,6 +140,10 @@ func execProcess(ctx context.Context, a *app, fs *flagSet, id string, args []str
 			c = *p.Capabilities
 		}
 		c.Bounding, c.Effective, c.Permitted = append(c.Bounding, add...), append(c.Effective, add...), append(c.Permitted, add...)
+		if len(c.Inheritable) > 0 {
+			// Only an inheritable capability can be ambient.
+			c.Inheritable, c.Ambient = append(c.Inheritable, add...), append(c.Ambient, add...)
+		}
 		p.Capabilities = &c
 	}
 	return p, nil

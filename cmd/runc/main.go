@@ -90,8 +90,9 @@ func start(args []string) int {
 	}
 	cmd := find(rest[0])
 	if cmd == nil {
-		fmt.Fprintf(os.Stderr, "runc: no such command: %q (see runc --help)\n", rest[0])
-		return 1
+		// Docker compatibility: callers look for the first words.
+		fmt.Fprintf(os.Stderr, "No help topic for '%s'\n", rest[0])
+		return 3
 	}
 	if root == "" {
 		root = defaultRoot()

@@ -113,7 +113,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--help"}, 0, "COMMANDS:", ""},
 		{[]string{"help", "exec"}, 0, "--console-socket", ""},
 		{[]string{"create", "--help"}, 0, "--no-new-keyring", ""},
-		{[]string{"nonsense"}, 1, "", "no such command"},
+		{[]string{"nonsense"}, 3, "", "No help topic"},
 		{[]string{"--nonsense", "list"}, 1, "", "flag provided but not defined: -nonsense"},
 		{[]string{"--log-format", "xml", "list"}, 1, "", "invalid format"},
 		{[]string{"--root", dir, "list"}, 0, "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n", ""},
@@ -127,7 +127,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--root", dir, "exec", "none", "true"}, 255, "", "does not exist"},
 		{[]string{"checkpoint", "x"}, 1, "", "not implemented"},
 		{[]string{"restore", "x"}, 1, "", "not implemented"},
-		{[]string{"events", "x"}, 1, "", "not implemented"},
+		{[]string{"events", "x"}, 1, "", "does not exist"},
 		{[]string{"--systemd-cgroup", "list"}, 1, "", "systemd"},
 	} {
 		code, stdout, stderr := program(t, dir, tt.args...)

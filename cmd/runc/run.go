@@ -113,7 +113,7 @@ func runRun(ctx context.Context, a *app, fs *flagSet, args []string) error {
 func createOptions(fs *flagSet, detach bool) (runc.CreateOptions, *terminal, error) {
 	o := runc.CreateOptions{
 		NoPivot: fs.set["no-pivot"], NoNewKeyring: fs.set["no-new-keyring"],
-		Stdio: runc.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr},
+		Stdio: runc.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Newlines: fs.value("console-socket", "") == ""},
 	}
 	var err error
 	if o.Bundle, err = filepath.Abs(fs.value("bundle", ".")); err != nil {

@@ -11,6 +11,14 @@ type Stats struct {
 	Blkio   BlkioStats
 	Hugetlb map[string]HugetlbStats // by page size as the kernel writes it, "2MB"
 	Rdma    RdmaStats
+	CPUSet  CPUSetStats
+}
+
+// CPUSetStats is where the group's processes may run and have memory. Empty lists
+// are inherited from the parent group.
+type CPUSetStats struct {
+	CPUs []int // processor numbers, rising
+	Mems []int // NUMA node numbers, rising
 }
 
 // CPUStats is processor time.

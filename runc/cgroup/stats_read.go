@@ -47,6 +47,28 @@ func (r *reader) uint(name string) uint64 {
 	return n
 }
 
+// list reads a file that holds ranges of numbers, as "0-2,7".
+func (r *reader) list(name string) []int {
+	var list []int
+	for part := range strings.SplitSeq(strings.TrimSpace(r.text(name)), ",") {
+		if part == "" {
+			continue
+		}
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		lo, err := strconv.Atoi(from)
+		r.fail(name, err)
+		hi, err := strconv.Atoi(to)
+		r.fail(name, err)
+		for n := lo; n <= hi; n++ {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
 // flat reads a file of "KEY VALUE" lines.
 func (r *reader) flat(name string) map[string]uint64 {
 	values, err := parseFlat(r.text(name))
@@ -144,6 +166,7 @@ func (m *v1) Stats() (*Stats, error) {
 	}{
 		{"cpuacct", readCPUAcct1}, {"cpu", readCPU1}, {"memory", readMemory1},
 		{"pids", readPids}, {"blkio", readBlkio1}, {"hugetlb", readHugetlb1}, {"rdma", readRdma},
+		{"cpuset", readCPUSet},
 	} {
 		path := m.path(part.controller)
 		if path == "" {
@@ -203,6 +226,10 @@ func readMemory1(r *reader, s *Stats) {
 	if control := r.flat("memory.oom_control"); control != nil {
 		m.Events = map[string]uint64{"oom_kill": control["oom_kill"]}
 	}
+}
+
+func readCPUSet(r *reader, s *Stats) {
+	s.CPUSet = CPUSetStats{CPUs: r.list("cpuset.cpus"), Mems: r.list("cpuset.mems")}
 }
 
 func readPids(r *reader, s *Stats) {
@@ -346,6 +373,7 @@ func (m *v2) Stats() (*Stats, error) {
 	readPids(r, s)
 	readIO2(r, s)
 	readRdma(r, s)
+	readCPUSet(r, s)
 	readHugetlb(r, s, ".max", func(prefix string) HugetlbStats {
 		return HugetlbStats{Usage: r.uint(prefix + ".current"), Failcnt: r.flat(prefix + ".events")["max"]}
 	})

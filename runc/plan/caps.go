@@ -28,13 +28,11 @@ type CapSets struct {
 // left out, and their names returned.
 //
 // The ambient set is cut down to what is permitted and inheritable, as the kernel
-// demands.
-func ParseCaps(c *specs.LinuxCapabilities, available uint64) (CapSets, []string) {
-	var s CapSets
+// demands; lost has the names of what it loses.
+func ParseCaps(c *specs.LinuxCapabilities, available uint64) (s CapSets, left, lost []string) {
 	if c == nil {
-		return s, nil
+		return s, nil, nil
 	}
-	var left []string
 	seen := map[string]bool{}
 	mask := func(names []string) (m uint64) {
 		for _, n := range names {
@@ -52,8 +50,13 @@ func ParseCaps(c *specs.LinuxCapabilities, available uint64) (CapSets, []string)
 		Bounding: mask(c.Bounding), Effective: mask(c.Effective), Permitted: mask(c.Permitted),
 		Inheritable: mask(c.Inheritable), Ambient: mask(c.Ambient),
 	}
+	for bit := uint(0); bit <= lastCap; bit++ {
+		if s.Ambient&^(s.Permitted&s.Inheritable)>>bit&1 != 0 {
+			lost = append(lost, capName(bit))
+		}
+	}
 	s.Ambient &= s.Permitted & s.Inheritable
-	return s, left
+	return s, left, lost
 }
 
 func capBit(name string) (uint, error) {

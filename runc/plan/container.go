@@ -522,9 +522,33 @@ func (b *builder) pty(p *Process, root Arg) Reg {
 		binary.NativeEndian.PutUint16(size[2:], uint16(p.Console.Width))
 		b.call("set size of console", unix.SYS_IOCTL, []Arg{reg(slave), shown(unix.TIOCSWINSZ, "TIOCSWINSZ"), addr(b.buffer(size))})
 	}
+	if p.Newlines {
+		b.call("keep newlines", unix.SYS_IOCTL, []Arg{reg(slave), shown(unix.TCSETS, "TCSETS"), addr(b.buffer(newlineTermios()))})
+	}
 	b.call("give console to the user", unix.SYS_FCHOWN, []Arg{reg(slave), num(uint64(p.UID)), signed(-1)})
 	b.sendFD("send console to the parent", ConsoleFile, master)
 	return slave
+}
+
+// newlineTermios returns a struct termios with the settings of a new terminal,
+// except that newlines are passed on as they are (no ONLCR).
+func newlineTermios() []byte {
+	b := words(
+		unix.ICRNL|unix.IXON,
+		unix.OPOST,
+		unix.B38400|unix.CS8|unix.CREAD|unix.HUPCL,
+		unix.ISIG|unix.ICANON|unix.ECHO|unix.ECHOE|unix.ECHOK|unix.ECHOCTL|unix.ECHOKE|unix.IEXTEN,
+	)
+	var cc [19]byte
+	for i, c := range map[int]byte{
+		unix.VINTR: 'C' & 0x1f, unix.VQUIT: '\\' & 0x1f, unix.VERASE: 0x7f, unix.VKILL: 'U' & 0x1f, unix.VEOF: 'D' & 0x1f,
+		unix.VMIN: 1, unix.VSTART: 'Q' & 0x1f, unix.VSTOP: 'S' & 0x1f, unix.VSUSP: 'Z' & 0x1f, unix.VREPRINT: 'R' & 0x1f,
+		unix.VDISCARD: 'O' & 0x1f, unix.VWERASE: 'W' & 0x1f, unix.VLNEXT: 'V' & 0x1f,
+	} {
+		cc[i] = c
+	}
+	const line = 0 // N_TTY
+	return append(append(b, line), cc[:]...)
 }
 
 // controlTerminal appends what makes slave the controlling terminal and 0, 1, 2.

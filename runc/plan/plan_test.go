@@ -39,7 +39,7 @@ func input(t *testing.T, s *specs.Spec) *Container {
 		c.Options = append(c.Options, o)
 		c.Sources[i] = Source{Detached: o.Bind, Dir: true}
 	}
-	c.Process.Caps, _ = ParseCaps(s.Process.Capabilities, c.Process.Have)
+	c.Process.Caps, _, _ = ParseCaps(s.Process.Capabilities, c.Process.Have)
 	return c
 }
 

@@ -52,6 +52,8 @@ type Process struct {
 	// over the socket that the parent passes as ConsoleFile.
 	Terminal bool
 	Console  *specs.Box
+	// Newlines makes the pty pass newlines on without a carriage return.
+	Newlines bool
 	// Stdio says which of 0, 1, 2 the parent passes, as StdioFiles; the others
 	// are NullFile. ChownStdio makes the user the owner of those.
 	Stdio, ChownStdio [3]bool
