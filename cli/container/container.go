@@ -16,7 +16,7 @@ func Commands(s *session.Session) []*cobra.Command {
 		newListCommand(s), newLogsCommand(s), newStopCommand(s), newRestartCommand(s), newKillCommand(s),
 		newPauseCommand(s), newUnpauseCommand(s), newRenameCommand(s), newRemoveCommand(s), newWaitCommand(s),
 		newPortCommand(s), newTopCommand(s), newCommitCommand(s), newDiffCommand(s), newExportCommand(s),
-		newCopyCommand(s), newStatsCommand(s), newUpdateCommand(s),
+		newCopyCommand(s), newStatsCommand(s), newUpdateCommand(s), newWhyCommand(s),
 	}
 }
 

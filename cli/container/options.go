@@ -41,7 +41,7 @@ type createOptions struct {
 	stopTimeout                     int
 	init                            bool
 	noHealthcheck                   bool
-	healthCmd                       string
+	healthCmd, onUnhealthy          string
 	health                          container.HealthConfig
 	devices, securityOpt            []string
 	ulimits, sysctls                []string
@@ -141,6 +141,7 @@ func (o *createOptions) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.noHealthcheck, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
 	o.more.register(fs, o)
 	fs.StringVar(&o.healthCmd, "health-cmd", "", "Command to run to check health")
+	fs.StringVar(&o.onUnhealthy, "health-on-failure", "", `What to do when the container becomes unhealthy ("none", "kill", "restart", "stop")`)
 	fs.DurationVar(&o.health.Interval, "health-interval", 0, "Time between running the check (ms|s|m|h) (default 0s)")
 	fs.DurationVar(&o.health.Timeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h) (default 0s)")
 	fs.DurationVar(&o.health.StartPeriod, "health-start-period", 0, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)")
@@ -199,6 +200,12 @@ func (o *createOptions) build(cmd *cobra.Command, image string, command []string
 	h.CgroupnsMode = container.CgroupnsMode(o.cgroupns)
 	h.LogConfig = container.LogConfig{Type: o.logDriver, Config: keyValues(o.logOpts)}
 	h.StorageOpt, h.Sysctls, h.Annotations = keyValues(o.storageOpts), keyValues(o.sysctls), keyValues(o.annotations)
+	if o.onUnhealthy != "" {
+		if h.Annotations == nil {
+			h.Annotations = map[string]string{}
+		}
+		h.Annotations["lighter.engine/health-on-failure"] = o.onUnhealthy
+	}
 	h.ContainerIDFile = o.cidfile
 	if err := o.more.apply(h); err != nil {
 		return nil, err
@@ -441,6 +448,7 @@ func networkOption(spec string) (string, *network.EndpointSettings, error) {
 }
 
 func restartPolicy(s string) (container.RestartPolicy, error) {
+	s, options, extended := strings.Cut(s, ",")
 	name, count, counted := strings.Cut(s, ":")
 	p := container.RestartPolicy{Name: container.RestartPolicyMode(name)}
 	if counted {
@@ -450,7 +458,13 @@ func restartPolicy(s string) (container.RestartPolicy, error) {
 		}
 		p.MaximumRetryCount = n
 	}
-	return p, container.ValidateRestartPolicy(p)
+	if err := container.ValidateRestartPolicy(p); err != nil {
+		return p, err
+	}
+	if extended { // beyond Docker: an engine that does not know it refuses the name
+		p.Name += container.RestartPolicyMode("," + options)
+	}
+	return p, nil
 }
 
 // securityOptions replaces a seccomp profile's path by its content, which the

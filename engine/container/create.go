@@ -116,6 +116,9 @@ func (m *Manager) settle(r *record, networking *network.NetworkingConfig) ([]str
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = api.RestartPolicyDisabled
 	}
+	if err := settlePolicy(h); err != nil {
+		return nil, err
+	}
 	if err := checkConfig(r.Config); err != nil {
 		return nil, err
 	}

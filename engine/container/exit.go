@@ -209,12 +209,10 @@ func policyRestarts(r *record, code int) bool {
 }
 
 func (e *entry) nextBackoffLocked(ran time.Duration) time.Duration {
-	switch {
-	case e.backoff == 0 || ran >= steadyRun:
-		e.backoff = firstBackoff
-	default:
-		e.backoff = min(e.backoff*2, maxBackoff)
+	if ran >= steadyRun {
+		e.backoff = 0
 	}
+	e.backoff = e.rec.Load().backoff().next(e.backoff)
 	return e.backoff
 }
 

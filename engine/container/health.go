@@ -138,7 +138,8 @@ func (m *Manager) probe(ctx context.Context, e *entry, r *record) *api.Healthche
 }
 
 // runProbe runs the check's command as a hidden exec and returns its exit code. A
-// command that outlives the timeout is killed.
+// command that outlives the timeout is killed. It returns at once when ctx ends:
+// the container's end, which may be the reason, waits for it.
 func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writer) (int, error) {
 	x := m.addExec(r, api.ExecCreateRequest{Cmd: probeCommand(r), AttachStdout: true, AttachStderr: true}, nil, true)
 	m.publish(r, execAction(events.ActionExecCreate, x), "execID", x.id)
@@ -149,8 +150,15 @@ func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writ
 	}
 	startCtx, cancel := context.WithTimeout(ctx, probeStartLimit)
 	defer cancel()
-	if err := m.startExec(startCtx, x, e, s); err != nil {
-		return -1, err
+	started := make(chan error, 1)
+	m.wg.Go(func() { started <- m.startExec(startCtx, x, e, s) })
+	select {
+	case err := <-started:
+		if err != nil {
+			return -1, err
+		}
+	case <-ctx.Done():
+		return -1, ctx.Err()
 	}
 	runCtx, cancel := context.WithTimeout(ctx, orDefault(r.Config.Healthcheck.Timeout, defaultProbeTimeout))
 	defer cancel()
@@ -162,10 +170,18 @@ func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writ
 	select {
 	case <-x.done:
 	case <-runCtx.Done():
-		killCtx, cancel := m.detached(ctx, signalLimit)
-		defer cancel()
-		if err := m.Services.Tasks.Kill(killCtx, e.id, x.id, syscall.SIGKILL, false); err != nil && !gone(err) {
-			m.Log.Warn("cannot kill a health check", "container", e.id, "exec", x.id, "err", err)
+		killed := make(chan struct{})
+		m.wg.Go(func() {
+			defer close(killed)
+			killCtx, cancel := m.detached(ctx, signalLimit)
+			defer cancel()
+			if err := m.Services.Tasks.Kill(killCtx, e.id, x.id, syscall.SIGKILL, false); err != nil && !gone(err) {
+				m.Log.Warn("cannot kill a health check", "container", e.id, "exec", x.id, "err", err)
+			}
+		})
+		select {
+		case <-killed:
+		case <-ctx.Done():
 		}
 		<-copied
 		return -1, runCtx.Err()
@@ -189,6 +205,9 @@ func (m *Manager) noteProbe(e *entry, result *api.HealthcheckResult) {
 	})
 	if err == nil && r.Health.Status != before {
 		m.publish(r, events.ActionHealthStatus+": "+events.Action(r.Health.Status))
+		if r.Health.Status == api.Unhealthy {
+			m.onUnhealthy(e, r)
+		}
 	}
 }
 

@@ -364,7 +364,7 @@ func TestRestartPolicy(t *testing.T) {
 }
 
 func TestBackoff(t *testing.T) {
-	e := &entry{}
+	e := newEntry(&record{HostConfig: &api.HostConfig{}})
 	var got []time.Duration
 	for range 12 {
 		got = append(got, e.nextBackoffLocked(time.Second))

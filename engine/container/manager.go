@@ -40,6 +40,7 @@ type Manager struct {
 	profiles seccompProfiles
 	users    userCache
 	kernel   kernel
+	boot     *boot // of this Manager; not changed after Open
 
 	// view and open show a snapshot, compose one with what is mounted into it,
 	// ofProcess the root of a container's process: rootfs.View, rootfs.Open,

@@ -39,19 +39,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, opts RemoveOptions) er
 
 func (m *Manager) remove(ctx context.Context, e *entry, opts RemoveOptions) error {
 	ctx = m.in(ctx)
-	r := e.rec.Load()
-	if r.State == Removing {
-		return refusal(r, evRemove)
-	}
-	if r.State.active() {
-		if !opts.Force {
-			return refusal(r, evRemove)
-		}
-		if err := m.kill(ctx, e, syscall.SIGKILL); err != nil && !errdefs.IsConflict(err) {
-			return fmt.Errorf("could not kill container: %w", err)
-		}
-	}
-	if err := e.acquire(ctx); err != nil {
+	if err := m.acquireStopped(ctx, e, opts.Force); err != nil {
 		return err
 	}
 	defer e.release()
@@ -74,6 +62,37 @@ func (m *Manager) remove(ctx context.Context, e *entry, opts RemoveOptions) erro
 	e.removed(e.rec.Load())
 	e.dropPending()
 	return nil
+}
+
+// removeTries bounds how often a container that somebody starts again is killed
+// to be removed.
+const removeTries = 5
+
+// acquireStopped takes e's operation slot when the container does not run, with
+// force after it has been killed: again if a restart that was under way has
+// started it meanwhile.
+func (m *Manager) acquireStopped(ctx context.Context, e *entry, force bool) error {
+	for try := 1; ; try++ {
+		r := e.rec.Load()
+		if r.State == Removing {
+			return refusal(r, evRemove)
+		}
+		if r.State.active() {
+			if !force {
+				return refusal(r, evRemove)
+			}
+			if err := m.kill(ctx, e, syscall.SIGKILL); err != nil && !errdefs.IsConflict(err) {
+				return fmt.Errorf("could not kill container: %w", err)
+			}
+		}
+		if err := e.acquire(ctx); err != nil {
+			return err
+		}
+		if !force || !e.rec.Load().State.active() || try == removeTries {
+			return nil
+		}
+		e.release()
+	}
 }
 
 // unknown reports whether e has been removed.

@@ -81,6 +81,7 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 		}
 	}
 	live := map[string]int{}
+	m.boot = newBoot(records)
 	var after []func()
 	for _, r := range records {
 		e := newEntry(r)
@@ -127,6 +128,7 @@ func (m *Manager) reconcile(e *entry, task containerd.TaskState, exists bool, li
 	switch {
 	case r.State == Removing || r.State == Dead:
 		m.change(e, func(r *record) error { r.State = Dead; return nil })
+		m.boot.decide(r.ID)
 		return func() { m.wg.Go(func() { m.autoRemove(e) }) }
 
 	case exists && (task.Status == containerd.StatusRunning || task.Status == containerd.StatusPaused || task.Status == containerd.StatusPausing):
@@ -185,6 +187,7 @@ func (m *Manager) adopt(e *entry, task containerd.TaskState) func() {
 		m.wg.Go(func() { m.limitRunning(e) })
 		m.watch(e)
 		if m.settings().LiveRestore {
+			m.boot.decide(e.id)
 			if e.rec.Load().State == Running {
 				m.startHealth(e)
 			}
@@ -192,11 +195,13 @@ func (m *Manager) adopt(e *entry, task containerd.TaskState) func() {
 		}
 		m.wg.Go(func() {
 			if _, err := m.stop(m.life, e, StopOptions{}, false); err != nil {
+				m.boot.decide(e.id)
 				m.Log.Error("cannot stop a container that was left running", "container", e.id, "err", err)
 				return
 			}
 			e.setRestarts(false)
 			if e.rec.Load().HostConfig.AutoRemove {
+				m.boot.decide(e.id)
 				m.autoRemove(e)
 				return
 			}
@@ -216,6 +221,7 @@ func (m *Manager) endedMeanwhile(e *entry, exit containerd.Exit) {
 	e.release()
 	then()
 	if e.rec.Load().HostConfig.AutoRemove {
+		m.boot.decide(e.id)
 		m.autoRemove(e)
 		return
 	}
@@ -223,18 +229,24 @@ func (m *Manager) endedMeanwhile(e *entry, exit containerd.Exit) {
 }
 
 // applyPolicy starts a stopped container whose restart policy wants it to run
-// when the engine starts.
+// when the engine starts, after those that it depends on.
 func (m *Manager) applyPolicy(e *entry) {
 	r := e.rec.Load()
 	p := &r.HostConfig.RestartPolicy
 	if r.State == Exited && r.HostConfig.AutoRemove {
+		m.boot.decide(e.id)
 		m.wg.Go(func() { m.autoRemove(e) })
 		return
 	}
 	if r.State != Exited || r.StartedAt.IsZero() || p.IsUnlessStopped() && r.ManuallyStopped || !policyRestarts(r, r.ExitCode) {
+		m.boot.decide(e.id)
 		return
 	}
 	m.wg.Go(func() {
+		defer m.boot.decide(e.id)
+		if err := m.awaitDependencies(e); err != nil {
+			return
+		}
 		if err := e.acquire(m.life); err != nil {
 			return
 		}

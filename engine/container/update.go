@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -24,7 +25,11 @@ func (m *Manager) Update(ctx context.Context, ref string, cfg api.UpdateConfig) 
 	if err := checkResources(&cfg.Resources, true); err != nil {
 		return resp, err
 	}
+	var options map[string]string // of the policy, as annotations
 	if cfg.RestartPolicy.Name != "" {
+		if err := splitPolicy(&cfg.RestartPolicy, &options); err != nil {
+			return resp, err
+		}
 		if err := api.ValidateRestartPolicy(cfg.RestartPolicy); err != nil {
 			return resp, invalid("%s", err)
 		}
@@ -46,6 +51,14 @@ func (m *Manager) Update(ctx context.Context, ref string, cfg api.UpdateConfig) 
 			return resp, invalid("Restart policy cannot be updated because AutoRemove is enabled for the container")
 		}
 		next.RestartPolicy = cfg.RestartPolicy
+		next.Annotations = maps.Clone(next.Annotations)
+		delete(next.Annotations, annotationBackoff)
+		if value := options[annotationBackoff]; value != "" {
+			if next.Annotations == nil {
+				next.Annotations = map[string]string{}
+			}
+			next.Annotations[annotationBackoff] = value
+		}
 	}
 	ctx, cancel := m.detached(ctx, startLimit)
 	defer cancel()
