@@ -11,14 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"lighter/cli/container"
-	"lighter/cli/contexts"
-	"lighter/cli/image"
-	"lighter/cli/network"
-	"lighter/cli/registry"
 	"lighter/cli/session"
-	"lighter/cli/system"
-	"lighter/cli/volume"
 	"lighter/internal/version"
 )
 
@@ -48,7 +41,14 @@ func run(ctx context.Context, s *session.Session, args []string) error {
 	if err := setLogLevel(s); err != nil {
 		return err
 	}
-	root := newRoot(s)
+	word := ""
+	if len(words) > 0 {
+		word = words[0]
+	}
+	root := newRoot(s, word)
+	if strings.HasPrefix(word, cobra.ShellCompRequestCmd) {
+		setCompletion(s, root)
+	}
 	done, err := dispatch(ctx, s, root, args, words)
 	if done || err != nil {
 		return err
@@ -62,7 +62,8 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-func newRoot(s *session.Session) *cobra.Command {
+// newRoot is the command tree; see commands for word.
+func newRoot(s *session.Session, word string) *cobra.Command {
 	root := &cobra.Command{
 		Use:               "docker [OPTIONS] COMMAND [ARG...]",
 		Short:             "A self-sufficient runtime for containers",
@@ -84,47 +85,9 @@ func newRoot(s *session.Session) *cobra.Command {
 	root.PersistentFlags().MarkShorthandDeprecated("help", "use --help")
 	root.Flags().AddFlagSet(globalFlags(s).FlagSet)
 
-	for _, g := range []struct {
-		name, short string
-		commands    func(*session.Session) []*cobra.Command // at the top level too
-		below       func(*session.Session) []*cobra.Command // below the noun only
-		rename      map[string]string                       // top-level verb -> name below the noun
-		aliases     map[string][]string
-	}{
-		{"container", "Manage containers", container.Commands, container.Management,
-			map[string]string{"ps": "ls"}, map[string][]string{"ls": {"list", "ps"}, "rm": {"remove"}}},
-		{"image", "Manage images", image.Commands, image.Management,
-			map[string]string{"images": "ls", "rmi": "rm"}, map[string][]string{"ls": {"list"}, "rm": {"remove"}}},
-		{"system", "Manage Docker", system.Commands, system.Management, nil, nil},
-	} {
-		noun := &cobra.Command{Use: g.name, Short: g.short, Args: session.NoArgs, RunE: session.Help}
-		short := g.commands(s) // a command has one parent: two sets
-		for i, cmd := range g.commands(s) {
-			verb := cmd.Name()
-			if name, ok := g.rename[verb]; ok {
-				cmd.Use = name + strings.TrimPrefix(cmd.Use, verb)
-			}
-			cmd.Aliases = g.aliases[cmd.Name()]
-			names := []string{"docker " + g.name + " " + cmd.Name()}
-			for _, a := range cmd.Aliases {
-				names = append(names, "docker "+g.name+" "+a)
-			}
-			all := map[string]string{aliasesKey: strings.Join(append(names, "docker "+verb), ", ")}
-			short[i].Aliases, short[i].Annotations, cmd.Annotations = nil, all, all
-			noun.AddCommand(cmd)
-		}
-		root.AddCommand(short...)
-		if g.below != nil {
-			noun.AddCommand(g.below(s)...)
-		}
-		root.AddCommand(noun)
-	}
-	root.AddCommand(system.TopLevel(s)...)
-	root.AddCommand(registry.Commands(s)...)
-	root.AddCommand(network.Command(s), volume.Command(s), contexts.Command(s))
+	root.AddCommand(commands(s, word)...)
 	root.SetHelpCommand(newHelpCommand())
 	setHelp(s, root)
-	setCompletion(s, root)
 	return root
 }
 

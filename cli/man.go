@@ -21,7 +21,7 @@ func WriteMan(dir string) error {
 		return err
 	}
 	var failed error
-	walk(newRoot(&session.Session{In: os.Stdin, Out: io.Discard, Err: io.Discard}), func(cmd *cobra.Command) {
+	walk(newRoot(&session.Session{In: os.Stdin, Out: io.Discard, Err: io.Discard}, ""), func(cmd *cobra.Command) {
 		if failed != nil || cmd.Hidden {
 			return
 		}

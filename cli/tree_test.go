@@ -27,7 +27,7 @@ func TestFlags(t *testing.T) {
 	for _, name := range []string{"DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"} {
 		t.Setenv(name, "")
 	}
-	have := flagRows(newRoot(&session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	have := flagRows(newRoot(&session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, ""))
 	if *update {
 		if err := os.WriteFile(flagTable, []byte(strings.Join(have, "\n")+"\n"), 0o666); err != nil {
 			t.Fatal(err)
@@ -62,11 +62,39 @@ func flagRows(root *cobra.Command) []string {
 // TestHelpOfEveryCommand sees that no command's help is empty or fails.
 func TestHelpOfEveryCommand(t *testing.T) {
 	i := newInvocation(t, nil)
-	walk(newRoot(&session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}), func(cmd *cobra.Command) {
+	walk(newRoot(&session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, ""), func(cmd *cobra.Command) {
 		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
 		out, _, err := i.docker("", args...)
 		if err != nil || !strings.HasPrefix(out, "Usage:  docker") || cmd.Short == "" {
 			t.Errorf("docker %q = %q, %v", args, out, err)
 		}
 	})
+}
+
+// TestPartialTree sees that the tree built for one word has the same command
+// as the whole one.
+func TestPartialTree(t *testing.T) {
+	s := &session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+	for _, cmd := range newRoot(s, "").Commands() {
+		part := newRoot(s, cmd.Name())
+		found := lookup(part, cmd.Name())
+		if found == nil {
+			t.Errorf("no command %s in its own tree", cmd.Name())
+			continue
+		}
+		whole := newRoot(s, "")
+		for _, other := range whole.Commands() {
+			if other.Name() != cmd.Name() {
+				whole.RemoveCommand(other)
+			}
+		}
+		for _, other := range part.Commands() {
+			if other.Name() != cmd.Name() {
+				part.RemoveCommand(other)
+			}
+		}
+		if got, want := flagRows(part), flagRows(whole); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", cmd.Name(), got, want)
+		}
+	}
 }
