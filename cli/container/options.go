@@ -31,7 +31,7 @@ type createOptions struct {
 	hostname, domainname            string
 	entrypoint, workdir, user       string
 	network                         []string
-	networkAlias                    []string
+	networkAlias, linkLocal         []string
 	ip, ip6, mac                    string
 	memory, memorySwap, memoryRes   string
 	swappiness                      int64
@@ -90,6 +90,7 @@ func (o *createOptions) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.networkAlias, "network-alias", nil, "Add network-scoped alias for the container")
 	fs.StringVar(&o.ip, "ip", "", "IPv4 address (e.g., 172.30.100.104)")
 	fs.StringVar(&o.ip6, "ip6", "", "IPv6 address (e.g., 2001:db8::33)")
+	fs.StringSliceVar(&o.linkLocal, "link-local-ip", nil, "Container IPv4/IPv6 link-local addresses")
 	fs.StringVar(&o.mac, "mac-address", "", "Container MAC address (e.g., 92:d0:c6:0a:29:33)")
 	fs.StringArrayVar(&h.ExtraHosts, "add-host", nil, "Add a custom host-to-IP mapping (host:ip)")
 	fs.StringArrayVar(&o.dns, "dns", nil, "Set custom DNS servers")
@@ -359,7 +360,7 @@ func (o *createOptions) networking() (*network.NetworkingConfig, error) {
 			endpoints[name] = settings
 		}
 	}
-	if len(o.networkAlias) > 0 || o.ip != "" || o.ip6 != "" || o.mac != "" {
+	if len(o.networkAlias) > 0 || len(o.linkLocal) > 0 || o.ip != "" || o.ip6 != "" || o.mac != "" {
 		name := string(o.host.NetworkMode)
 		if name == "" {
 			name = "default"
@@ -369,7 +370,7 @@ func (o *createOptions) networking() (*network.NetworkingConfig, error) {
 			e = &network.EndpointSettings{}
 			endpoints[name] = e
 		}
-		if err := endpointAddresses(e, o.ip, o.ip6, o.mac); err != nil {
+		if err := endpointAddresses(e, o.ip, o.ip6, o.mac, o.linkLocal); err != nil {
 			return nil, err
 		}
 		e.Aliases = append(e.Aliases, o.networkAlias...)
@@ -380,8 +381,8 @@ func (o *createOptions) networking() (*network.NetworkingConfig, error) {
 	return &network.NetworkingConfig{EndpointsConfig: endpoints}, nil
 }
 
-func endpointAddresses(e *network.EndpointSettings, ip, ip6, mac string) error {
-	if ip != "" || ip6 != "" {
+func endpointAddresses(e *network.EndpointSettings, ip, ip6, mac string, linkLocal []string) error {
+	if ip != "" || ip6 != "" || len(linkLocal) > 0 {
 		if e.IPAMConfig == nil {
 			e.IPAMConfig = &network.EndpointIPAMConfig{}
 		}
@@ -396,6 +397,13 @@ func endpointAddresses(e *network.EndpointSettings, ip, ip6, mac string) error {
 			*to = addr
 		}
 	}
+	for _, text := range linkLocal {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("invalid IP address: %s", text)
+		}
+		e.IPAMConfig.LinkLocalIPs = append(e.IPAMConfig.LinkLocalIPs, addr)
+	}
 	if mac != "" {
 		return e.MacAddress.UnmarshalText([]byte(mac))
 	}
@@ -408,6 +416,7 @@ func networkOption(spec string) (string, *network.EndpointSettings, error) {
 		return spec, nil, nil
 	}
 	var name, ip, ip6, mac string
+	var linkLocal []string
 	e := &network.EndpointSettings{}
 	for field := range strings.SplitSeq(spec, ",") {
 		key, value, ok := strings.Cut(field, "=")
@@ -425,6 +434,8 @@ func networkOption(spec string) (string, *network.EndpointSettings, error) {
 			ip6 = value
 		case "mac-address":
 			mac = value
+		case "link-local-ip":
+			linkLocal = append(linkLocal, value)
 		case "gw-priority":
 			n, err := strconv.Atoi(value)
 			if err != nil {
@@ -444,7 +455,7 @@ func networkOption(spec string) (string, *network.EndpointSettings, error) {
 	if name == "" {
 		return "", nil, fmt.Errorf("network name/id is not specified in --network %s", spec)
 	}
-	return name, e, endpointAddresses(e, ip, ip6, mac)
+	return name, e, endpointAddresses(e, ip, ip6, mac, linkLocal)
 }
 
 func restartPolicy(s string) (container.RestartPolicy, error) {
