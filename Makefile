@@ -24,8 +24,10 @@ build: ## the programs, in bin/
 	@command -v $(GO) >/dev/null || { echo "make: Go is missing: install Go $$(sed -n 's/^go //p' go.mod) or newer (https://go.dev/dl) and put it on PATH" >&2; exit 1; }
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
-install: build ## into $(DESTDIR)$(PREFIX)/bin
+install: build ## into $(DESTDIR)$(PREFIX)/bin, and the systemd units
 	install -D -t $(DESTDIR)$(or $(PREFIX),/usr/local)/bin $(addprefix bin/,$(PROGRAMS))
+	install -D -m 644 -t $(DESTDIR)$(or $(PREFIX),/usr/local)/lib/systemd/system packaging/systemd/docker.service packaging/systemd/docker.socket
+	sed -i "s,/usr/bin/dockerd,$(or $(PREFIX),/usr/local)/bin/dockerd," $(DESTDIR)$(or $(PREFIX),/usr/local)/lib/systemd/system/docker.service
 
 test: ## everything that CI runs: lint, unit tests, integration tests
 	./test/run quick
