@@ -202,6 +202,14 @@ func (c *config) checkNetwork() error {
 			return fmt.Errorf("invalid --fixed-cidr %q: %w", c.FixedCIDR, err)
 		}
 	}
+	for name, value := range map[string]string{"bip6": c.BIP6, "fixed-cidr-v6": c.FixedCIDR6} {
+		if p, err := netip.ParsePrefix(value); value != "" && (err != nil || !p.Addr().Is6() || p.Bits() > 126) {
+			return fmt.Errorf("invalid --%s %q: an IPv6 address with its prefix length, such as fd00::1/64, is wanted", name, value)
+		}
+	}
+	if addr, err := netip.ParseAddr(c.Gateway6); c.Gateway6 != "" && (err != nil || !addr.Is6()) {
+		return fmt.Errorf("invalid --default-gateway-v6 %q: an IPv6 address is wanted", c.Gateway6)
+	}
 	if !c.IPTables && !c.ICC {
 		return errors.New("you specified --iptables=false with --icc=false. ICC=false uses iptables to function. Please set --icc or --iptables to true")
 	}
@@ -282,11 +290,6 @@ func (c *config) checkMissing() error {
 		{listed && !snapshotter, "features.containerd-snapshotter=false", "image storage outside of containerd"},
 		{c.NRI.Enable, "nri-opts", "the node resource interface"},
 		{c.FirewallBackend == "iptables", "firewall-backend=iptables", "a firewall by iptables instead of nftables"},
-		{c.BIP6 != "", "bip6", "IPv6 on the default bridge"},
-		{c.FixedCIDR6 != "", "fixed-cidr-v6", "IPv6 on the default bridge"},
-		{c.Gateway6 != "", "default-gateway-v6", "IPv6 on the default bridge"},
-		{c.IPv6, "ipv6", "IPv6 on the default bridge"},
-		{c.DirectRouting, "allow-direct-routing", "direct routing to published ports"},
 		{c.AcceptFwmark != "", "bridge-accept-fwmark", "accepting packets by mark"},
 		{c.DiagnosticPort != 0, "network-diagnostic-port", "the network diagnostic server"},
 		{c.ControlPlaneMTU != 1500, "network-control-plane-mtu", "clustering"},

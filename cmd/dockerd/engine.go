@@ -138,6 +138,10 @@ func networkConfig(cfg *config) network.Config {
 	net.BIP, _ = netip.ParsePrefix(cfg.BIP)
 	net.FixedCIDR, _ = netip.ParsePrefix(cfg.FixedCIDR)
 	net.DefaultGateway, _ = netip.ParseAddr(cfg.Gateway)
+	net.IPv6, net.DirectRouting = cfg.IPv6, cfg.DirectRouting
+	net.BIP6, _ = netip.ParsePrefix(cfg.BIP6)
+	net.FixedCIDR6, _ = netip.ParsePrefix(cfg.FixedCIDR6)
+	net.DefaultGateway6, _ = netip.ParseAddr(cfg.Gateway6)
 	if addr, _ := netip.ParseAddr(cfg.BindIP); addr.IsValid() && !addr.IsUnspecified() {
 		net.DefaultBindIP = addr
 	}

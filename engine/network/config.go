@@ -38,6 +38,17 @@ type Config struct {
 	// DefaultGateway replaces the bridge's address as the default gateway of
 	// containers on the default bridge.
 	DefaultGateway netip.Addr
+	// IPv6 gives the default bridge an IPv6 subnet: BIP6 is the bridge's address
+	// in it, FixedCIDR6 the part that containers get addresses from, and
+	// DefaultGateway6 replaces the bridge's address as their gateway. A zero BIP6
+	// takes the subnet of FixedCIDR6, or a free one.
+	IPv6            bool
+	BIP6            netip.Prefix
+	FixedCIDR6      netip.Prefix
+	DefaultGateway6 netip.Addr
+	// DirectRouting lets other hosts reach published ports at the containers' own
+	// addresses, on every network.
+	DirectRouting bool
 	// MTU is that of the default bridge and its containers in bytes; 0 means 1500.
 	MTU int
 
@@ -125,6 +136,9 @@ func (c *Config) validate() error {
 		if c.BIP.Masked().Addr() == c.BIP.Addr() && c.BIP.Bits() < 31 {
 			return fmt.Errorf("bridge address %q is the address of the network: %w", c.BIP, errdefs.ErrInvalidArgument)
 		}
+	}
+	if c.IPv6 && c.Bridge != defaultBridge {
+		return fmt.Errorf("IPv6 on the default bridge needs the bridge %s, not %q: %w", defaultBridge, c.Bridge, errdefs.ErrNotImplemented)
 	}
 	if c.HostsPath == "" {
 		c.HostsPath = "/etc/hosts"

@@ -238,7 +238,8 @@ func (m *Manager) firewallPorts(rec *sandboxRecord) []firewall.Port {
 		if !b.Route {
 			ports = append(ports, p)
 		}
-		if (b.Route || len(m.network(ep.NetworkID).opts.trusted) > 0) && !slices.Contains(ports, open) {
+		direct := b.Route || m.cfg.DirectRouting || len(m.network(ep.NetworkID).opts.trusted) > 0
+		if direct && !slices.Contains(ports, open) {
 			ports = append(ports, open)
 		}
 	}

@@ -121,7 +121,7 @@ func (d bridgeDriver) policy(n *netw) (firewall.Network, bool) {
 			Masquerade:  n.opts.masquerade && (s.mode == modeNAT || s.mode == modeUnprotected),
 			Source:      source,
 			Unprotected: s.mode == modeUnprotected,
-			Routed:      s.mode == modeRouted,
+			Routed:      s.mode == modeRouted || d.m.cfg.DirectRouting,
 		}
 	}
 	p.V4, p.V6 = family(n.v4, n.opts.host4), family(n.v6, n.opts.host6)

@@ -327,3 +327,32 @@ func TestConfigurationNetworks(t *testing.T) {
 		}
 	}
 }
+
+func TestDefaultBridgeWithIPv6(t *testing.T) {
+	w := newWorld6(t, func(c *Config) {
+		c.IPv6, c.DirectRouting = true, true
+		c.BIP6, c.FixedCIDR6 = netip.MustParsePrefix("fd99::1/64"), netip.MustParsePrefix("fd99::1:0/112")
+	})
+	a := w.run("a", publish("8080->80/tcp"))
+	ep := a.alloc.Endpoints["bridge"]
+	if ep.GlobalIPv6Address.String() != "fd99::1:0" || ep.IPv6Gateway.String() != "fd99::1" {
+		t.Errorf("endpoint = %+v", ep)
+	}
+	w.client.wants("tcp6", "["+hostAddr6+"]:8080", "a sees "+nextHost6)
+	w.client.do("route fd99::/64 %s", hostAddr6)
+	a.do("serve tcp 81 closed")
+	w.client.wants("tcp6", "[fd99::1:0]:80", "a sees "+nextHost6)
+	w.client.isRefused("tcp6", "[fd99::1:0]:81")
+	w.release(a)
+
+	// Without the settings: a subnet of the daemon's own, and the same again.
+	w.close(false)
+	w.cfg.BIP6, w.cfg.FixedCIDR6 = netip.Prefix{}, netip.Prefix{}
+	w.open()
+	w.close(false)
+	w.cfg.IPv6 = false
+	w.open()
+	if in, err := w.m.Inspect(context.Background(), "bridge"); err != nil || in.EnableIPv6 || len(in.IPAM.Config) != 1 {
+		t.Errorf("turned off again: %+v, %v", in.IPAM, err)
+	}
+}

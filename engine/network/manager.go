@@ -272,6 +272,11 @@ func (m *Manager) ensureDefaultBridge() error {
 		}
 		r.Network.IPAM.Config[0].AuxAddress = map[string]netip.Addr{auxDefaultGateway: gw}
 	}
+	if m.cfg.IPv6 {
+		if err := m.addDefaultIPv6(r, old); err != nil {
+			return err
+		}
+	}
 	if old != nil {
 		r.Network.ID, r.Network.Created = old.Network.ID, old.Network.Created
 		r.Made = own && (old.Made && old.Bridge == r.Bridge || !exists)
@@ -292,6 +297,36 @@ func (m *Manager) ensureDefaultBridge() error {
 	}
 	m.networks[r.Network.ID] = n
 	return n.driver.ensure(n)
+}
+
+// addDefaultIPv6 gives the default bridge's record the IPv6 subnet that is
+// configured, the one it had, or a free one.
+func (m *Manager) addDefaultIPv6(r *networkRecord, old *netw) error {
+	addr := m.cfg.BIP6
+	switch {
+	case addr.IsValid():
+	case m.cfg.FixedCIDR6.IsValid():
+		sub := m.cfg.FixedCIDR6.Masked()
+		addr = netip.PrefixFrom(sub.Addr().Next(), sub.Bits())
+	case old != nil && old.Addr6.IsValid():
+		addr = old.Addr6
+	default:
+		cfg := network.IPAMConfig{}
+		if _, err := m.chooseSubnet(&cfg, true); err != nil {
+			return err
+		}
+		addr = netip.PrefixFrom(cfg.Gateway, cfg.Subnet.Bits())
+	}
+	cfg := network.IPAMConfig{Subnet: addr.Masked(), Gateway: addr.Addr(), IPRange: m.cfg.FixedCIDR6}
+	if gw := m.cfg.DefaultGateway6; gw.IsValid() {
+		if !addr.Contains(gw) {
+			return invalid("default gateway %s is not within subnet %s", gw, addr.Masked())
+		}
+		cfg.AuxAddress = map[string]netip.Addr{auxDefaultGateway6: gw}
+	}
+	r.Network.EnableIPv6, r.Addr6 = true, addr
+	r.Network.IPAM.Config = append(r.Network.IPAM.Config, cfg)
+	return nil
 }
 
 // auxDefaultGateway is how Docker shows --default-gateway in a network's IPAM.
