@@ -132,6 +132,7 @@ func (e *execution) process(in *plan.Exec) (*plan.Process, error) {
 		return nil, err
 	}
 	p.PreserveFDs, p.Tasks = e.opts.PreserveFDs, e.tasks
+	p.Personality, p.Memory = e.spec.Linux.Personality, e.spec.Linux.MemoryPolicy
 	p.KeepGroups = os.Geteuid() != 0 && len(p.Groups) == 0
 	p.Affinity = allCPUs()
 	if a := proc.ExecCPUAffinity; a != nil {

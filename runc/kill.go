@@ -45,6 +45,10 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal, all b
 		return err
 	}
 	defer init.Close()
+	if sig == unix.SIGKILL && !rec.OwnPIDs && len(rec.Cgroups) > 0 {
+		// Its end does not end the others.
+		return r.killAll(ctx, rec, sig)
+	}
 	if err := pidfd.Signal(init, sig); errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("container not running: %q: %w", id, errdefs.ErrNotFound)
 	} else if err != nil {

@@ -66,6 +66,12 @@ func (c *creation) namespaces() error {
 				f.Close()
 				return fmt.Errorf("linux.namespaces: %s: %q: %w", n.Type, n.Path, err)
 			}
+			if ns.kind != specs.UserNamespace && ours(f, ns.file) {
+				// To join it again would take privileges that the child may have
+				// given up with the host's user namespace.
+				f.Close()
+				continue
+			}
 			if ns.kind == specs.PIDNamespace && !joinUser {
 				c.request.PIDNamespace = f
 				continue
@@ -111,6 +117,16 @@ func checkNamespace(f *os.File, flag uint64) error {
 		return fmt.Errorf("not a namespace of this type: %w", errdefs.ErrInvalidArgument)
 	}
 	return nil
+}
+
+// ours reports whether f is the namespace of that name that this process is in.
+func ours(f *os.File, name string) bool {
+	their, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	own, err := os.Stat("/proc/thread-self/ns/" + name)
+	return err == nil && os.SameFile(their, own)
 }
 
 func timeOffsets(m map[string]specs.LinuxTimeOffset) string {

@@ -190,6 +190,13 @@ func runList(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	if err := operands(args, 0, 0); err != nil {
 		return err
 	}
+	if a.rootGiven {
+		// A root that was named and is not there is a mistake; the default one is
+		// made by the first container.
+		if _, err := os.Stat(a.root); err != nil {
+			return err
+		}
+	}
 	list, err := a.rt.List(ctx)
 	if err != nil {
 		return err

@@ -38,10 +38,12 @@ func (e exitCode) Error() string { return "exit status " + strconv.Itoa(int(e)) 
 
 // app is what the commands share.
 type app struct {
-	rt     *runc.Runtime
-	root   string
-	log    *slog.Logger
-	stdout io.Writer
+	rt   *runc.Runtime
+	root string
+	// rootGiven says that --root names root.
+	rootGiven bool
+	log       *slog.Logger
+	stdout    io.Writer
 	// failure is the exit status of an error.
 	failure int
 }
@@ -94,7 +96,8 @@ func start(args []string) int {
 		fmt.Fprintf(os.Stderr, "No help topic for '%s'\n", rest[0])
 		return 3
 	}
-	if root == "" {
+	rootGiven := root != ""
+	if !rootGiven {
 		root = defaultRoot()
 	}
 	log, closeLog, err := openLog(logPath, logFormat, debugLog)
@@ -103,7 +106,7 @@ func start(args []string) int {
 		return 1
 	}
 	defer closeLog()
-	a := &app{root: root, log: log, stdout: os.Stdout, failure: max(cmd.failure, 1)}
+	a := &app{root: root, rootGiven: rootGiven, log: log, stdout: os.Stdout, failure: max(cmd.failure, 1)}
 	fail := func(err error) int {
 		var code exitCode
 		if errors.As(err, &code) {

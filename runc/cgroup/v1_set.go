@@ -182,21 +182,41 @@ func setCPU1(d dir, res *specs.LinuxResources) error {
 		return err
 	}
 	// Realtime first: a process that is added later may need it.
-	if p := deref(c.RealtimePeriod); p != 0 {
-		if err := d.writeUint("cpu.rt_period_us", p); err != nil {
-			return err
-		}
-	}
-	if r := deref(c.RealtimeRuntime); r != 0 {
-		err := d.writeInt("cpu.rt_runtime_us", r)
-		if err := explain(err, unix.EINVAL, "the parent group has not that much realtime"); err != nil {
-			return err
-		}
+	if err := setRealtime1(d, c); err != nil {
+		return err
 	}
 	period, quota := deref(c.Period), deref(c.Quota)
 	return withBurst(d, "cpu.cfs_burst_us", c, func() error {
 		return setQuota1(d, period, quota)
 	})
+}
+
+// setRealtime1 sets period and runtime in the order that the kernel takes: at no
+// time may the runtime be more than the period.
+func setRealtime1(d dir, c *specs.LinuxCPU) error {
+	period := func() error {
+		if p := deref(c.RealtimePeriod); p != 0 {
+			return d.writeUint("cpu.rt_period_us", p)
+		}
+		return nil
+	}
+	runtime := func() error {
+		if r := deref(c.RealtimeRuntime); r != 0 {
+			return explain(d.writeInt("cpu.rt_runtime_us", r), unix.EINVAL, "the parent group has not that much realtime")
+		}
+		return nil
+	}
+	err := period()
+	if errors.Is(err, unix.EINVAL) && deref(c.RealtimeRuntime) != 0 {
+		if err := runtime(); err != nil {
+			return err
+		}
+		return period()
+	}
+	if err != nil {
+		return err
+	}
+	return runtime()
 }
 
 // setIdleAndShares sets cpu.idle and calls setWeight if shares are asked for and

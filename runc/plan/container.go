@@ -322,7 +322,12 @@ func (c *compiler) masks() {
 	fs := b.newFS("make empty directory", "tmpfs", "tmpfs", nil, []string{"nr_blocks=1", "nr_inodes=1", "mode=755"},
 		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	b.do(Set, "keep empty directory", []Arg{reg(fs)}, save(empty))
+	seen := map[string]bool{}
 	for _, p := range l.MaskedPaths {
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
 		what := "mask " + p
 		dir, end := b.label(), b.label()
 		missing := ignore(unix.ENOENT, unix.ENOTDIR)

@@ -124,24 +124,28 @@ var memoryFlags = map[specs.MemoryPolicyFlagType]uint64{
 func (b *builder) memoryPolicy(m *specs.LinuxMemoryPolicy) {
 	mode, ok := memoryModes[m.Mode]
 	if !ok {
-		b.fail(fmt.Errorf("linux.memoryPolicy.mode: unknown mode %q: %w", m.Mode, errInvalid))
+		b.fail(fmt.Errorf("linux.memoryPolicy.mode: invalid memory policy mode %q: %w", m.Mode, errInvalid))
 		return
 	}
 	for _, f := range m.Flags {
 		bit, ok := memoryFlags[f]
 		if !ok {
-			b.fail(fmt.Errorf("linux.memoryPolicy.flags: unknown flag %q: %w", f, errInvalid))
+			b.fail(fmt.Errorf("linux.memoryPolicy.flags: invalid memory policy flag %q: %w", f, errInvalid))
 			return
 		}
 		mode |= bit
 	}
 	mask, err := ParseList(m.Nodes, 1024)
 	if err != nil {
-		b.fail(fmt.Errorf("linux.memoryPolicy.nodes: %w", err))
+		b.fail(fmt.Errorf("linux.memoryPolicy.nodes: invalid memory policy node: %w", err))
 		return
 	}
 	nodes, bits := num(0), uint64(0)
 	if strings.TrimSpace(m.Nodes) != "" {
+		if m.Mode == "MPOL_DEFAULT" || m.Mode == "MPOL_LOCAL" {
+			b.fail(fmt.Errorf("linux.memoryPolicy: mode %s takes no nodes, and %q is given: %w", m.Mode, m.Nodes, errInvalid))
+			return
+		}
 		nodes, bits = addr(b.buffer(mask)), uint64(len(mask)*8)+1
 	}
 	b.call("set memory policy "+string(m.Mode), unix.SYS_SET_MEMPOLICY, []Arg{num(mode), nodes, num(bits)})
