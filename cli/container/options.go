@@ -2,8 +2,6 @@ package container
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -193,7 +191,7 @@ func (o *createOptions) build(cmd *cobra.Command, image string, command []string
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return nil, fmt.Errorf("conflicting options: cannot specify both --restart and --rm")
 	}
-	if h.SecurityOpt, err = securityOptions(o.securityOpt); err != nil {
+	if err := securityOptions(h, o.securityOpt); err != nil {
 		return nil, err
 	}
 	h.IpcMode, h.PidMode = container.IpcMode(o.ipc), container.PidMode(o.pid)
@@ -476,27 +474,6 @@ func restartPolicy(s string) (container.RestartPolicy, error) {
 		p.Name += container.RestartPolicyMode("," + options)
 	}
 	return p, nil
-}
-
-// securityOptions replaces a seccomp profile's path by its content, which the
-// engine, perhaps on another machine, could not read.
-func securityOptions(opts []string) ([]string, error) {
-	out := make([]string, 0, len(opts))
-	for _, opt := range opts {
-		if path, ok := strings.CutPrefix(opt, "seccomp="); ok && path != "unconfined" && path != "builtin" {
-			raw, err := os.ReadFile(path)
-			if err != nil {
-				return nil, fmt.Errorf("opening seccomp profile (%s) failed: %w", path, err)
-			}
-			var compact bytes.Buffer
-			if err := json.Compact(&compact, raw); err != nil {
-				return nil, fmt.Errorf("compacting json for seccomp profile (%s) failed: %w", path, err)
-			}
-			opt = "seccomp=" + compact.String()
-		}
-		out = append(out, opt)
-	}
-	return out, nil
 }
 
 func device(s string) (container.DeviceMapping, error) {

@@ -49,3 +49,22 @@ func nullDevice(t *testing.T) syscall.Stat_t {
 	}
 	return st
 }
+
+// TestSystemPaths: the paths that are hidden and read-only by default are not
+// with systempaths=unconfined, and with nothing else.
+func TestSystemPaths(t *testing.T) {
+	d := harness.Start(t, harness.Options{})
+	d.Busybox()
+	const look = "cat /proc/kcore >/dev/null 2>&1; wc -l </proc/interrupts; grep -c ' /proc/sys proc ro' /proc/mounts"
+	confined := d.Docker("run", "--rm", "busybox", "sh", "-c", look)
+	if confined.Stdout != "0\n1\n" {
+		t.Errorf("by default = %q %q", confined.Stdout, confined.Stderr)
+	}
+	free := d.Docker("run", "--rm", "--security-opt", "systempaths=unconfined", "busybox", "sh", "-c", look)
+	if free.Stdout == confined.Stdout || free.Stdout[:2] == "0\n" || free.Stdout[len(free.Stdout)-2:] != "0\n" {
+		t.Errorf("unconfined = %q %q", free.Stdout, free.Stderr)
+	}
+	if r := d.Docker("run", "--rm", "--security-opt", "systempaths=some", "busybox", "true"); r.Code != 125 {
+		t.Errorf("an unknown value = %d %q", r.Code, r.Stderr)
+	}
+}
