@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/net/publicsuffix"
 )
 
 // RegistryOptions say how registries are reached.
@@ -78,7 +79,7 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 		opts := config.HostOptions{
 			AuthorizerOpts: o.authorizer,
 			UpdateClient: func(c *http.Client) error {
-				guard(c, insecure)
+				guard(c, registryHost(host), insecure)
 				return nil
 			},
 		}
@@ -153,7 +154,7 @@ func (o RegistryOptions) mirrors(ctx context.Context) ([]docker.RegistryHost, er
 		}
 		insecure := u.Scheme == "http" || o.insecure(u.Host)
 		client := &http.Client{Transport: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: insecure})}
-		guard(client, insecure)
+		guard(client, u.Host, insecure)
 		all = append(all, docker.RegistryHost{
 			Client:       client,
 			Authorizer:   docker.NewDockerAuthorizer(docker.WithAuthClient(client)),
@@ -189,8 +190,9 @@ func (o RegistryOptions) insecure(host string) bool {
 
 // guard keeps the requests of c, to a registry, its token server and where they
 // redirect to, from being downgraded or led to the host's own services.
-func guard(c *http.Client, insecure bool) {
-	c.Transport = guardTransport{base: c.Transport, insecure: insecure}
+// host is the registry's.
+func guard(c *http.Client, host string, insecure bool) {
+	c.Transport = guardTransport{base: c.Transport, site: site(host), insecure: insecure}
 	c.CheckRedirect = func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return fmt.Errorf("registry redirects more than %d times: %w", maxRedirects, errdefs.ErrInvalidArgument)
@@ -201,10 +203,34 @@ func guard(c *http.Client, insecure bool) {
 
 type guardTransport struct {
 	base     http.RoundTripper
+	site     string // of the registry
 	insecure bool
 }
 
 var errDowngrade = errors.New("refused to send a request for a secure registry over plain HTTP")
+
+// carriesSecret reports whether the request has the user's own credentials, be it
+// in the header or in the form that a token server takes. A bearer token is for the
+// registry that it was issued for.
+func carriesSecret(r *http.Request) bool {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Basic") ||
+		r.Method == http.MethodPost && strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
+}
+
+// site is what a host ("name[:port]") and its token server have in common: the
+// domain that somebody has registered, or all of an address or local name
+// (CVE-2026-33990).
+func site(host string) string {
+	name := strings.ToLower((&url.URL{Host: host}).Hostname())
+	if _, err := netip.ParseAddr(name); err == nil {
+		return name
+	}
+	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
+		return domain
+	}
+	return name
+}
 
 // RoundTrip implements http.RoundTripper.
 func (g guardTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -215,6 +241,9 @@ func (g guardTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if addr, err := netip.ParseAddr(r.URL.Hostname()); err == nil && (addr.IsLinkLocalUnicast() || addr.IsUnspecified()) {
 			return nil, fmt.Errorf("refused to follow a registry to %s: %w", r.URL.Host, errdefs.ErrPermissionDenied)
 		}
+	}
+	if carriesSecret(r) && site(r.URL.Host) != g.site {
+		return nil, fmt.Errorf("refused to send the credentials for %s to %s: %w", g.site, r.URL.Host, errdefs.ErrPermissionDenied)
 	}
 	return g.base.RoundTrip(r)
 }

@@ -95,7 +95,14 @@ func (s *Service) Search(ctx context.Context, term string, limit int, f Filters,
 	if err != nil {
 		return nil, err
 	}
-	var answer registry.SearchResults
+	var answer struct {
+		Results []struct { // nothing is automated any more, whatever an index says
+			Name        string `json:"name"`
+			Description string `json:"description"`
+			StarCount   int    `json:"star_count"`
+			IsOfficial  bool   `json:"is_official"`
+		} `json:"results"`
+	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
 		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("index of %s answers something else than search results: %v", host, err))
 	}
@@ -107,8 +114,8 @@ func (s *Service) Search(ctx context.Context, term string, limit int, f Filters,
 		if official != nil && r.IsOfficial != *official || r.StarCount < stars {
 			continue
 		}
-		r.IsAutomated = false
-		if out = append(out, r); len(out) == limit {
+		out = append(out, registry.SearchResult{Name: r.Name, Description: r.Description, StarCount: r.StarCount, IsOfficial: r.IsOfficial})
+		if len(out) == limit {
 			break
 		}
 	}
