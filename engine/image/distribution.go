@@ -173,4 +173,3 @@ func (s *Service) fetchImport(ctx context.Context, raw string, out Progress) (*h
 	}
 	return resp, nil
 }
-
