@@ -112,7 +112,12 @@ func (c *container) create(ctx context.Context, req CreateRequest) (pid int, err
 }
 
 func (c *container) newIO(cfg stdio.Config) (*stdio.IO, error) {
-	return stdio.New(cfg, stdio.Deps{Reaper: c.service.deps.Reaper, Log: c.log, Busy: c.service.deps.Busy})
+	return stdio.New(cfg, c.stdioDeps())
+}
+
+func (c *container) stdioDeps() stdio.Deps {
+	d := c.service.deps
+	return stdio.Deps{Reaper: d.Reaper, Log: c.log, Busy: d.Busy, Gate: d.Gate}
 }
 
 // serveAttach makes the attach socket that the stdout string asks for. Clients
@@ -128,7 +133,7 @@ func (c *container) serveAttach(stdout string, io *stdio.IO) error {
 	c.mu.Lock()
 	c.attachInit = io
 	c.mu.Unlock()
-	c.attach, err = stdio.Serve(s.AttachSocket, c.streams, c.log)
+	c.attach, err = stdio.Serve(s.AttachSocket, c.streams, c.stdioDeps())
 	return err
 }
 
@@ -417,9 +422,7 @@ func (c *container) watchOOM(ctx context.Context) {
 	paths, err := c.cgroupPaths(ctx)
 	if err == nil {
 		var w *oom.Watcher
-		w, err = oom.Watch(paths, func() {
-			c.service.publish(Event{Topic: TopicOOM, ContainerID: c.id})
-		})
+		w, err = oom.Watch(paths, c.service.deps.Gate, c.reportOOM)
 		if err == nil {
 			c.mu.Lock()
 			c.oomWatch = w
@@ -431,6 +434,10 @@ func (c *container) watchOOM(ctx context.Context) {
 	if !errors.Is(err, oom.ErrNoController) {
 		c.log.Warn("out-of-memory events will be missing", "err", err)
 	}
+}
+
+func (c *container) reportOOM() {
+	c.service.publish(Event{Topic: TopicOOM, ContainerID: c.id})
 }
 
 func (c *container) trim() {

@@ -2,8 +2,6 @@ package shim
 
 import (
 	"time"
-
-	"github.com/containerd/containerd/v2/core/mount"
 )
 
 // Topic names a kind of event as containerd does.
@@ -36,7 +34,7 @@ type Event struct {
 
 	// Set for TopicCreate.
 	Bundle                string
-	Rootfs                []mount.Mount
+	Rootfs                []Mount
 	Stdin, Stdout, Stderr string
 	Terminal              bool
 }

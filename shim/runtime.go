@@ -9,7 +9,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -60,6 +59,14 @@ type Runtime interface {
 	CgroupPaths(ctx context.Context, id string) (map[string]string, error)
 }
 
+// Mount describes a mount in the words of mount(8).
+type Mount struct {
+	Type, Source string
+	// Target is where below the root file system; empty for the root itself.
+	Target  string
+	Options []string
+}
+
 // CreateOptions are the inputs of Runtime.Create.
 type CreateOptions struct {
 	// Bundle is the directory that holds config.json.
@@ -67,7 +74,7 @@ type CreateOptions struct {
 	// Rootfs, when not empty, is mounted as the root file system in place of
 	// the bundle's root directory: as a detached mount inside the container's
 	// mount namespace where the Runtime can, else at bundle/rootfs.
-	Rootfs []mount.Mount
+	Rootfs []Mount
 	Stdio  Stdio
 }
 

@@ -8,10 +8,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"lighter/shim/handover"
 	"lighter/shim/reaper"
 	"lighter/shim/stdio"
 )
@@ -43,9 +43,12 @@ type Deps struct {
 	Reaper  *reaper.Reaper
 	// Publish queues an event. It must not block.
 	Publish func(Event)
-	// Busy is called when something happens, so that idle memory can be given
-	// back some time after the last call. It must be cheap; nil for none.
+	// Busy is called when output moves, so that idle memory can be given back
+	// some time after the last call. It must be cheap; nil for none.
 	Busy func()
+	// Gate is entered while something happens that State would not show; nil
+	// if the Service is never handed over.
+	Gate *handover.Gate
 	Log  *slog.Logger
 }
 
@@ -75,7 +78,7 @@ func NewService(deps Deps) *Service {
 // CreateRequest are the inputs of Service.Create.
 type CreateRequest struct {
 	ID, Bundle            string
-	Rootfs                []mount.Mount
+	Rootfs                []Mount
 	Terminal              bool
 	Stdin, Stdout, Stderr string
 	Options               Options

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/proto"
 
 	"lighter/shim"
 	"lighter/shim/ocicli"
@@ -57,11 +56,7 @@ func deleteDead(cfg config, stdout io.Writer, log *slog.Logger) error {
 	if err := removeSocket(cfg, bundle); err != nil {
 		log.Warn("remove a dead shim's socket", "err", err)
 	}
-	b, err := proto.Marshal(taskrpc.DeleteResponse(exit))
-	if err == nil {
-		_, err = stdout.Write(b)
-	}
-	if err != nil {
+	if _, err := stdout.Write(taskrpc.DeleteResponse(exit)); err != nil {
 		return fmt.Errorf("print exit: %w", err)
 	}
 	return nil

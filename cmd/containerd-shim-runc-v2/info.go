@@ -6,12 +6,9 @@ import (
 	"io"
 	"os/exec"
 
-	"github.com/containerd/containerd/api/types"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-
 	"lighter/internal/version"
 	"lighter/shim/taskrpc"
+	"lighter/shim/wire"
 )
 
 // featuresType is the name under which containerd knows the OCI features
@@ -24,17 +21,13 @@ func printInfo(stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read runtime options: %w", err)
 	}
-	info := &types.RuntimeInfo{
-		Name:    "io.containerd.runc.v2",
-		Version: &types.RuntimeVersion{Version: version.Product + " " + version.Version, Revision: version.GitCommit},
-	}
 	program := "runc"
+	var options wire.Any
 	if len(b) > 0 {
-		info.Options = &anypb.Any{}
-		if err := proto.Unmarshal(b, info.Options); err != nil {
+		if options, err = wire.ParseAny(b); err != nil {
 			return fmt.Errorf("read runtime options: %w", err)
 		}
-		opts, err := taskrpc.Options(info.Options)
+		opts, err := taskrpc.Options(options)
 		if err != nil {
 			return err
 		}
@@ -42,14 +35,19 @@ func printInfo(stdin io.Reader, stdout io.Writer) error {
 			program = opts.BinaryName
 		}
 	}
+	// containerd.types.RuntimeInfo.
+	var info wire.Encoder
+	info.Text(1, "io.containerd.runc.v2")
+	info.Message(2, func(e *wire.Encoder) {
+		e.Text(1, version.Product+" "+version.Version)
+		e.Text(2, version.GitCommit)
+	})
+	info.Any(3, options)
 	// Not every runtime can tell its features.
 	if out, err := exec.Command(program, "features").Output(); err == nil && json.Valid(out) {
-		info.Features = &anypb.Any{TypeUrl: featuresType, Value: out}
+		info.Any(4, wire.Any{Type: featuresType, Value: out})
 	}
-	if b, err = proto.Marshal(info); err == nil {
-		_, err = stdout.Write(b)
-	}
-	if err != nil {
+	if _, err := stdout.Write(info.Bytes()); err != nil {
 		return fmt.Errorf("print runtime info: %w", err)
 	}
 	return nil

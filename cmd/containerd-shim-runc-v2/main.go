@@ -25,6 +25,7 @@ import (
 
 	"lighter/internal/linux/selfexec"
 	"lighter/internal/version"
+	"lighter/shim/handover"
 )
 
 // config is the command line and the environment.
@@ -38,21 +39,24 @@ type config struct {
 	version      bool
 	info         bool
 	action       string
+	pace         pace
 }
 
-func main() {
+func main() { os.Exit(runMain(usualPace)) }
+
+// runMain is the program; it returns the exit code.
+func runMain(p pace) int {
 	tuneRuntime()
 	cfg, err := parse(os.Args[1:])
 	if err == nil {
+		cfg.pace = p
 		err = run(cfg)
 	}
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintf(os.Stderr, "containerd-shim-runc-v2: %s\n", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // tuneRuntime makes the process small: there are as many shims as containers.
@@ -123,7 +127,11 @@ func run(cfg config) error {
 		return start(cfg, os.Stdin, os.Stdout)
 	case "serve":
 		selfexec.RestoreLimits() // containers inherit them
-		return serve(cfg, newLogger(cfg))
+		taken, err := handover.Taken()
+		if err != nil {
+			return err
+		}
+		return serve(cfg, taken, newLogger(cfg))
 	case "delete":
 		return deleteDead(cfg, os.Stdout, newLogger(cfg))
 	case "":

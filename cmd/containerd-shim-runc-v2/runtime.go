@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 
+	"lighter/internal/linux/mount"
 	"lighter/runc"
+	"lighter/runc/rootfs"
 	"lighter/shim"
 )
 
@@ -37,4 +40,14 @@ func (r runcRuntime) Exec(ctx context.Context, id string, opts shim.ExecOptions)
 
 func stdio(s shim.Stdio) runc.Stdio {
 	return runc.Stdio{In: s.In, Out: s.Out, Err: s.Err, Console: s.Console}
+}
+
+// mountOn mounts m on dir, for a runtime program that finds its root mounted.
+func mountOn(m shim.Mount, dir *os.File) error {
+	tree, err := rootfs.Root("", []rootfs.Mount{{Type: m.Type, Source: m.Source, Options: m.Options}})
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return mount.Attach(tree, dir)
 }

@@ -54,7 +54,7 @@ func (r *runtimes) make(opts shim.Options) (shim.Runtime, error) {
 	if opts.BinaryName != "" {
 		return ocicli.New(ocicli.Config{
 			Program: opts.BinaryName, Root: root, SystemdCgroup: opts.SystemdCgroup,
-			NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring,
+			NoPivotRoot: opts.NoPivotRoot, NoNewKeyring: opts.NoNewKeyring, Mount: mountOn,
 		})
 	}
 	for name, set := range map[string]bool{

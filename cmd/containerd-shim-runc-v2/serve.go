@@ -2,25 +2,22 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
 	"lighter/shim"
 	"lighter/shim/events"
+	"lighter/shim/handover"
 	"lighter/shim/reaper"
 	"lighter/shim/taskrpc"
+	"lighter/shim/ttrpc"
+	"lighter/shim/wire"
 )
 
 // socketFD is the descriptor of the listening socket that a server inherits.
@@ -28,123 +25,162 @@ const socketFD = 3
 
 // Time limits of the end of a server.
 const (
-	flushTimeout = 3 * time.Second       // for events
-	replyGrace   = 50 * time.Millisecond // for the answer to Shutdown
+	flushTimeout = 3 * time.Second // for events
+	replyGrace   = time.Second     // for the answers to calls, Shutdown among them
 )
 
-// serve is the shim's long life. It ends after a Shutdown without containers.
-func serve(cfg config, log *slog.Logger) error {
-	l, err := inheritedListener()
-	if err != nil {
+// server is the shim's long life, which may go through several images of the
+// process.
+type server struct {
+	log       *slog.Logger
+	gate      *handover.Gate
+	signals   chan os.Signal
+	publisher *events.Publisher
+	shim      *shim.Service
+	rpc       *ttrpc.Server
+	path      string // of the socket
+}
+
+// serve serves the socket that it inherits, or goes on where the image before has
+// left the state taken. It ends after a Shutdown without containers.
+func serve(cfg config, taken []byte, log *slog.Logger) error {
+	s := &server{log: log, gate: &handover.Gate{}, signals: make(chan os.Signal, 1)}
+	s.catch()
+	var background sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	children := reaper.New()
+	children.Gate = s.gate
+	s.publisher = events.New(cfg.namespace, cfg.ttrpcAddress, log)
+	quiet := &quiet{s: s, pace: cfg.pace, fresh: taken != nil}
+	deps := shim.Deps{
+		Namespace: cfg.namespace,
+		Runtime:   newRuntimes(cfg.namespace, log).get,
+		Reaper:    children,
+		Publish:   s.publisher.Publish,
+		Busy:      quiet.moved,
+		Gate:      s.gate,
+		Log:       log,
+	}
+	start := s.begin
+	if taken != nil {
+		start = func(deps shim.Deps, called func()) error { return s.resume(taken, deps, called) }
+	}
+	if err := start(deps, quiet.called); err != nil {
+		cancel()
+		return err
+	}
+	background.Go(func() { children.Run(ctx, s.signals) })
+	background.Go(func() { quiet.run(ctx) })
+
+	<-s.shim.Done()
+	os.Remove(s.path)
+	s.shim.Linger()
+	flushed, done := context.WithTimeout(context.Background(), flushTimeout)
+	s.publisher.Close(flushed)
+	done()
+	s.rpc.Close(replyGrace)
+	cancel()
+	background.Wait()
+	return nil
+}
+
+// catch has signals delivered. They are caught, not ignored: a container would
+// inherit ignored signals. Each only causes a look for dead children, which for
+// all but SIGCHLD is in vain.
+func (s *server) catch() {
+	signal.Notify(s.signals, unix.SIGCHLD, unix.SIGPIPE, unix.SIGHUP, unix.SIGTERM, unix.SIGINT)
+}
+
+// begin starts with the inherited socket.
+func (s *server) begin(deps shim.Deps, called func()) error {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become child subreaper: %w", os.NewSyscallError("prctl", err))
 	}
-	// Caught, not ignored: a container would inherit ignored signals. Each only
-	// causes a look for dead children, which for the others is in vain.
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGCHLD, unix.SIGPIPE, unix.SIGHUP, unix.SIGTERM, unix.SIGINT)
-
-	var background sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
-	children := reaper.New()
-	background.Go(func() { children.Run(ctx, signals) })
-
-	publisher := events.New(cfg.namespace, cfg.ttrpcAddress, log)
-	idle := &idler{}
-	svc := shim.NewService(shim.Deps{
-		Namespace: cfg.namespace,
-		Runtime:   newRuntimes(cfg.namespace, log).get,
-		Reaper:    children,
-		Publish:   publisher.Publish,
-		Busy:      idle.busy,
-		Log:       log,
-	})
-	idle.trim = svc.Trim
-
-	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	err := unix.SetNonblock(socketFD, true)
+	if err == nil {
+		err = s.findPath(socketFD)
+	}
 	if err != nil {
-		cancel()
-		return fmt.Errorf("make server: %w", err)
+		return fmt.Errorf("take the listening socket from fd %d: %w", socketFD, err)
 	}
-	taskrpc.Register(srv, svc, publisher.Kick, idle.busy)
-	failed := make(chan error, 1)
-	background.Go(func() {
-		if err := srv.Serve(ctx, l); !errors.Is(err, ttrpc.ErrServerClosed) {
-			failed <- err
-		}
-	})
-	idle.busy()
+	s.shim = shim.NewService(deps)
+	s.rpc = ttrpc.Serve(os.NewFile(socketFD, s.path), s.config(called))
+	return nil
+}
 
-	select {
-	case <-svc.Done():
-	case err = <-failed:
-		err = fmt.Errorf("serve: %w", err)
+func (s *server) config(called func()) ttrpc.Config {
+	api := taskrpc.New(s.shim, s.publisher.Kick, called)
+	return ttrpc.Config{Handle: api.Handle, Waits: taskrpc.Waits, Gate: s.gate, Log: s.log}
+}
+
+// findPath learns where the listening socket is.
+func (s *server) findPath(fd int) error {
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
 	}
-	os.Remove(l.Addr().String())
-	svc.Linger()
-	flushed, done := context.WithTimeout(context.Background(), flushTimeout)
-	publisher.Close(flushed)
-	done()
-	// ttrpc takes a connection for idle before the answer to Shutdown is sent.
-	time.Sleep(replyGrace)
-	srv.Close()
-	cancel()
-	background.Wait()
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return os.NewSyscallError("getsockname", err)
+	}
+	sa, ok := name.(*unix.SockaddrUnix)
+	if !ok || listens == 0 {
+		return fmt.Errorf("not a listening unix socket")
+	}
+	s.path = sa.Name
+	return nil
+}
+
+// refresh goes on in a fresh image of the program, which has none of the memory
+// that work has left behind. It returns only if that cannot be done: with nil if
+// it is not the moment.
+func (s *server) refresh() error {
+	if !s.gate.TryClose() {
+		return nil
+	}
+	defer s.gate.Open()
+	if !s.publisher.Idle() {
+		return nil
+	}
+	containers, ok := s.shim.Handover()
+	if !ok {
+		return nil
+	}
+	rpc := s.rpc.State()
+	var e wire.Encoder
+	e.Message(1, rpc.Encode)
+	e.Message(2, containers.Encode)
+	err := handover.Exec(e.Bytes(), append(rpc.Files(), containers.Files()...))
+	s.catch()
 	return err
 }
 
-func inheritedListener() (net.Listener, error) {
-	f := os.NewFile(socketFD, "socket")
-	defer f.Close()
-	if err := closeOnExec(); err != nil {
-		return nil, err
+// resume goes on where refresh has left off.
+func (s *server) resume(state []byte, deps shim.Deps, called func()) error {
+	var rpc ttrpc.State
+	var containers shim.ServiceState
+	d := wire.NewDecoder(state)
+	for d.Next() {
+		switch d.Field() {
+		case 1:
+			d.Message(rpc.Decode)
+		case 2:
+			d.Message(containers.Decode)
+		}
 	}
-	l, err := net.FileListener(f)
+	err := d.Err()
+	if err == nil {
+		err = s.findPath(rpc.Listener)
+	}
+	if err == nil {
+		s.shim, err = shim.Resume(deps, containers)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("take the listening socket from fd %d: %w", socketFD, err)
+		return fmt.Errorf("go on in a fresh image: %w", err)
 	}
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false)
-		return u, nil
-	}
-	l.Close()
-	return nil, fmt.Errorf("take the listening socket from fd %d: not a unix socket", socketFD)
-}
-
-// idleAfter is how long nothing must happen before memory is given back.
-const idleAfter = 3 * time.Second
-
-// idler gives memory back to the system once when nothing has happened for a
-// while. An idle shim runs no timer.
-type idler struct {
-	trim func() // frees buffers
-
-	seen  atomic.Bool // something has happened since the timer was set
-	armed atomic.Bool
-}
-
-func (i *idler) busy() {
-	if !i.seen.Load() {
-		i.seen.Store(true)
-	}
-	if !i.armed.Load() && i.armed.CompareAndSwap(false, true) {
-		time.AfterFunc(idleAfter, i.expire)
-	}
-}
-
-func (i *idler) expire() {
-	if i.seen.Swap(false) {
-		time.AfterFunc(idleAfter, i.expire)
-		return
-	}
-	i.armed.Store(false)
-	i.trim()
-	// Pools keep their buffers over one collection, and each halves the stacks
-	// that grew while the container was made.
-	for range 4 {
-		runtime.GC()
-	}
-	debug.FreeOSMemory()
+	s.rpc = ttrpc.Resume(rpc, s.config(called))
+	return nil
 }

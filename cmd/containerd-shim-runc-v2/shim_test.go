@@ -43,8 +43,8 @@ import (
 func TestMain(m *testing.M) {
 	// The program under test is this one.
 	if os.Getenv("SHIM_TEST_MAIN") != "" {
-		main()
-		return
+		// Whatever a test does, it meets processes that change their image.
+		os.Exit(runMain(pace{afterStart: time.Millisecond, after: time.Millisecond, eager: true}))
 	}
 	os.Exit(m.Run())
 }
@@ -118,6 +118,12 @@ func command(dir string, args ...string) *exec.Cmd {
 // newShim starts a shim the way containerd 2.3 does.
 func newShim(t *testing.T, root string) *env {
 	t.Helper()
+	return newShimNamed(t, root, fmt.Sprintf("shimtest-%d", os.Getpid()))
+}
+
+// newShimNamed is newShim for a container with the given ID.
+func newShimNamed(t *testing.T, root, id string) *env {
+	t.Helper()
 	needRoot(t)
 	base, err := os.MkdirTemp("", "shim") // its name is short, for sockets
 	if err != nil {
@@ -126,7 +132,7 @@ func newShim(t *testing.T, root string) *env {
 	t.Cleanup(func() { os.RemoveAll(base) })
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	e := &env{t: t, ctx: ctx, id: fmt.Sprintf("shimtest-%d", os.Getpid()), root: root, topics: make(chan string, 100)}
+	e := &env{t: t, ctx: ctx, id: id, root: root, topics: make(chan string, 100)}
 	e.bundle = filepath.Join(base, e.id)
 	if err := os.Mkdir(e.bundle, 0o700); err != nil {
 		t.Fatal(err)

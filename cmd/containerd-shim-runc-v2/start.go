@@ -17,11 +17,10 @@ import (
 	"syscall"
 	"time"
 
-	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"lighter/internal/atomicfile"
+	"lighter/shim/wire"
 )
 
 // taskVersion is the newest Task API that the server speaks.
@@ -45,16 +44,16 @@ func start(cfg config, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if params.ContainerdTtrpcAddress != "" {
-		cfg.ttrpcAddress = params.ContainerdTtrpcAddress
+	if params.ttrpcAddress != "" {
+		cfg.ttrpcAddress = params.ttrpcAddress
 	}
-	if params.ContainerdGrpcAddress != "" {
-		cfg.grpcAddress = params.ContainerdGrpcAddress
+	if params.grpcAddress != "" {
+		cfg.grpcAddress = params.grpcAddress
 	}
-	if params.LogLevel <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
+	if params.logLevel <= logLevelDebug {
 		cfg.debug = true
 	}
-	path, err := socketPath(cfg, params.GetSocketDir())
+	path, err := socketPath(cfg, params.socketDir)
 	if err != nil {
 		return err
 	}
@@ -76,22 +75,54 @@ func start(cfg config, stdin io.Reader, stdout io.Writer) error {
 	return printAddress(stdout, how, "unix://"+path)
 }
 
+// bootstrapParams are the fields of containerd.runtime.bootstrap.v1's
+// BootstrapParams that matter here.
+type bootstrapParams struct {
+	id, namespace             string
+	logLevel                  int32
+	ttrpcAddress, grpcAddress string
+	socketDir                 string
+}
+
+// logLevelDebug is a log level of BootstrapParams; lower is more verbose.
+const logLevelDebug = -4
+
+func (p *bootstrapParams) decode(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Field() {
+		case 1:
+			p.id = d.Text()
+		case 2:
+			p.namespace = d.Text()
+		case 3:
+			p.logLevel = int32(d.Int())
+		case 5:
+			p.ttrpcAddress = d.Text()
+		case 6:
+			p.grpcAddress = d.Text()
+		case 9:
+			p.socketDir = d.Text()
+		}
+	}
+	return d.Err()
+}
+
 // readParams reads what containerd has to say. Older ones write nothing, or
 // runtime options, which may well decode as parameters: only those that name
 // the container are.
-func readParams(cfg config, stdin io.Reader) (*bootapi.BootstrapParams, reply, error) {
+func readParams(cfg config, stdin io.Reader) (bootstrapParams, reply, error) {
 	how := replyPlain
 	if os.Getenv("MAX_SHIM_VERSION") != "" {
 		how = replyJSON
 	}
 	b, err := io.ReadAll(io.LimitReader(stdin, maxParams))
 	if err != nil {
-		return nil, how, fmt.Errorf("read bootstrap parameters: %w", err)
+		return bootstrapParams{}, how, fmt.Errorf("read bootstrap parameters: %w", err)
 	}
-	params := &bootapi.BootstrapParams{}
-	err = proto.Unmarshal(b, params)
-	if len(b) == 0 || err != nil || params.InstanceID != cfg.id || params.Namespace != cfg.namespace {
-		return &bootapi.BootstrapParams{}, how, nil
+	var params bootstrapParams
+	if err := params.decode(b); err != nil || params.id != cfg.id || params.namespace != cfg.namespace {
+		return bootstrapParams{}, how, nil
 	}
 	return params, replyBootstrap, nil
 }
@@ -101,7 +132,11 @@ func printAddress(w io.Writer, how reply, address string) error {
 	var err error
 	switch how {
 	case replyBootstrap:
-		out, err = proto.Marshal(&bootapi.BootstrapResult{Version: taskVersion, Address: address, Protocol: "ttrpc"})
+		var e wire.Encoder // BootstrapResult
+		e.Int(1, taskVersion)
+		e.Text(2, address)
+		e.Text(3, "ttrpc")
+		out = e.Bytes()
 	case replyJSON:
 		v := taskVersion
 		// A containerd that knows less than version 3 says so and refuses more.

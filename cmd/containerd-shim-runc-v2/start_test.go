@@ -46,7 +46,7 @@ func TestReadParams(t *testing.T) {
 			if err != nil || how != c.how {
 				t.Fatalf("reply %d, %v, want %d", how, err, c.how)
 			}
-			if how == replyBootstrap && params.ContainerdTtrpcAddress != "/t" {
+			if how == replyBootstrap && params.ttrpcAddress != "/t" {
 				t.Errorf("params %v", params)
 			}
 			var out bytes.Buffer

@@ -10,20 +10,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"time"
 
-	eventapi "github.com/containerd/containerd/api/events"
-	forwardapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
-	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"lighter/shim"
+	"lighter/shim/ttrpc"
+	"lighter/shim/wire"
 )
 
 // Bounds of the delivery.
@@ -42,7 +35,7 @@ type Publisher struct {
 	log       *slog.Logger
 
 	mu      sync.Mutex // guards the fields below
-	queue   []*types.Envelope
+	queue   []*envelope
 	dropped int
 	closed  bool
 	wake    chan struct{} // capacity 1: something to do
@@ -85,6 +78,13 @@ func (p *Publisher) Publish(ev shim.Event) {
 	p.queue = append(p.queue, env)
 	p.mu.Unlock()
 	notify(p.wake)
+}
+
+// Idle reports whether every event has been sent.
+func (p *Publisher) Idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue) == 0
 }
 
 // Kick has events that wait for containerd sent now. Call it when containerd
@@ -133,7 +133,7 @@ func (p *Publisher) run() {
 			if closed {
 				return // one attempt each: containerd asks for states when it is back
 			}
-			p.log.Debug("event waits for containerd", "topic", env.Topic, "err", err)
+			p.log.Debug("event waits for containerd", "topic", env.topic, "err", err)
 			if !p.pause(retry) {
 				return
 			}
@@ -149,7 +149,7 @@ func (p *Publisher) run() {
 }
 
 // head returns the oldest event, which stays queued until it has been sent.
-func (p *Publisher) head() (env *types.Envelope, closed bool) {
+func (p *Publisher) head() (env *envelope, closed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) > 0 {
@@ -159,7 +159,7 @@ func (p *Publisher) head() (env *types.Envelope, closed bool) {
 }
 
 // pop removes env, unless the full queue has dropped it meanwhile.
-func (p *Publisher) pop(env *types.Envelope) {
+func (p *Publisher) pop(env *envelope) {
 	p.mu.Lock()
 	if len(p.queue) > 0 && p.queue[0] == env {
 		p.queue = p.queue[1:]
@@ -175,17 +175,16 @@ func (p *Publisher) pop(env *types.Envelope) {
 	}
 }
 
-func (p *Publisher) send(client *ttrpc.Client, env *types.Envelope) (*ttrpc.Client, error) {
+func (p *Publisher) send(client *ttrpc.Client, env *envelope) (*ttrpc.Client, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, callTimeout)
 	defer cancel()
 	if client == nil {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", p.address)
-		if err != nil {
+		var err error
+		if client, err = ttrpc.Dial(ctx, p.address); err != nil {
 			return nil, err
 		}
-		client = ttrpc.NewClient(conn)
 	}
-	if _, err := forwardapi.NewTTRPCEventsClient(client).Forward(ctx, &forwardapi.ForwardRequest{Envelope: env}); err != nil {
+	if _, err := client.Call(ctx, "containerd.services.events.ttrpc.v1.Events", "Forward", env.request); err != nil {
 		client.Close()
 		return nil, err
 	}
@@ -227,61 +226,85 @@ func (p *Publisher) waitForWork(client *ttrpc.Client) *ttrpc.Client {
 	}
 }
 
-func (p *Publisher) envelope(ev shim.Event) (*types.Envelope, error) {
-	m, err := message(ev)
-	if err != nil {
-		return nil, err
-	}
-	b, err := proto.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	return &types.Envelope{
-		Timestamp: timestamppb.New(ev.Time),
-		Namespace: p.namespace,
-		Topic:     string(ev.Topic),
-		Event:     &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: b},
-	}, nil
+// envelope is an event on its way.
+type envelope struct {
+	topic   shim.Topic
+	request []byte // an encoded ForwardRequest
 }
 
-// message turns an event into containerd's.
-func message(ev shim.Event) (proto.Message, error) {
+func (p *Publisher) envelope(ev shim.Event) (*envelope, error) {
+	name, event, err := message(ev)
+	if err != nil {
+		return nil, err
+	}
+	var e wire.Encoder
+	e.Message(1, func(e *wire.Encoder) {
+		e.Time(1, ev.Time)
+		e.Text(2, p.namespace)
+		e.Text(3, string(ev.Topic))
+		e.Any(4, wire.Any{Type: "containerd.events." + name, Value: event})
+	})
+	return &envelope{topic: ev.Topic, request: e.Bytes()}, nil
+}
+
+// message turns an event into containerd's, of which it returns the name. Field
+// numbers are those of containerd's events/task.proto.
+func message(ev shim.Event) (name string, event []byte, err error) {
+	var e wire.Encoder
+	e.Text(1, ev.ContainerID)
 	switch ev.Topic {
 	case shim.TopicCreate:
-		m := &eventapi.TaskCreate{
-			ContainerID: ev.ContainerID, Bundle: ev.Bundle, Pid: uint32(ev.Pid),
-			IO: &eventapi.TaskIO{Stdin: ev.Stdin, Stdout: ev.Stdout, Stderr: ev.Stderr, Terminal: ev.Terminal},
-		}
+		name = "TaskCreate"
+		e.Text(2, ev.Bundle)
 		for _, r := range ev.Rootfs {
-			m.Rootfs = append(m.Rootfs, &types.Mount{Type: r.Type, Source: r.Source, Target: r.Target, Options: r.Options})
+			e.Message(3, func(e *wire.Encoder) {
+				e.Text(1, r.Type)
+				e.Text(2, r.Source)
+				e.Text(3, r.Target)
+				for _, o := range r.Options {
+					e.Element(4, o)
+				}
+			})
 		}
-		return m, nil
+		e.Message(4, func(e *wire.Encoder) {
+			e.Text(1, ev.Stdin)
+			e.Text(2, ev.Stdout)
+			e.Text(3, ev.Stderr)
+			e.Bool(4, ev.Terminal)
+		})
+		e.Uint(6, uint64(ev.Pid))
 	case shim.TopicStart:
-		return &eventapi.TaskStart{ContainerID: ev.ContainerID, Pid: uint32(ev.Pid)}, nil
+		name = "TaskStart"
+		e.Uint(2, uint64(ev.Pid))
 	case shim.TopicOOM:
-		return &eventapi.TaskOOM{ContainerID: ev.ContainerID}, nil
+		name = "TaskOOM"
 	case shim.TopicExit:
-		id := ev.ExecID
-		if id == "" {
-			id = ev.ContainerID // so containerd names the init process here
+		name = "TaskExit"
+		if ev.ExecID == "" {
+			e.Text(2, ev.ContainerID) // so containerd names the init process here
 		}
-		return &eventapi.TaskExit{
-			ContainerID: ev.ContainerID, ID: id, Pid: uint32(ev.Pid),
-			ExitStatus: uint32(ev.ExitStatus), ExitedAt: timestamppb.New(ev.ExitedAt),
-		}, nil
+		e.Text(2, ev.ExecID)
+		e.Uint(3, uint64(ev.Pid))
+		e.Uint(4, uint64(ev.ExitStatus))
+		e.Time(5, ev.ExitedAt)
 	case shim.TopicDelete:
-		return &eventapi.TaskDelete{
-			ContainerID: ev.ContainerID, Pid: uint32(ev.Pid),
-			ExitStatus: uint32(ev.ExitStatus), ExitedAt: timestamppb.New(ev.ExitedAt),
-		}, nil
+		name = "TaskDelete"
+		e.Uint(2, uint64(ev.Pid))
+		e.Uint(3, uint64(ev.ExitStatus))
+		e.Time(4, ev.ExitedAt)
 	case shim.TopicExecAdded:
-		return &eventapi.TaskExecAdded{ContainerID: ev.ContainerID, ExecID: ev.ExecID}, nil
+		name = "TaskExecAdded"
+		e.Text(2, ev.ExecID)
 	case shim.TopicExecStarted:
-		return &eventapi.TaskExecStarted{ContainerID: ev.ContainerID, ExecID: ev.ExecID, Pid: uint32(ev.Pid)}, nil
+		name = "TaskExecStarted"
+		e.Text(2, ev.ExecID)
+		e.Uint(3, uint64(ev.Pid))
 	case shim.TopicPaused:
-		return &eventapi.TaskPaused{ContainerID: ev.ContainerID}, nil
+		name = "TaskPaused"
 	case shim.TopicResumed:
-		return &eventapi.TaskResumed{ContainerID: ev.ContainerID}, nil
+		name = "TaskResumed"
+	default:
+		return "", nil, fmt.Errorf("topic %q has no message", ev.Topic)
 	}
-	return nil, fmt.Errorf("topic %q has no message", ev.Topic)
+	return name, e.Bytes(), nil
 }

@@ -27,7 +27,8 @@ type rotatingFile struct {
 	f        *os.File // nil after a failed rotation, until a reopening succeeds
 	size     int64
 
-	compressing sync.WaitGroup
+	compressing  sync.WaitGroup
+	compressions atomic.Int32 // in compressing
 }
 
 func openRotating(cfg Config, wholeSize func(io.ReaderAt, int64) (int64, error), released *atomic.Bool, log *slog.Logger) (*rotatingFile, error) {
@@ -47,6 +48,12 @@ func openRotating(cfg Config, wholeSize func(io.ReaderAt, int64) (int64, error),
 	}
 	r.size = whole
 	return r, nil
+}
+
+// resumeRotating goes on with the open file f of a known size; nil to open it anew
+// when something is written.
+func resumeRotating(cfg Config, f *os.File, size int64, released *atomic.Bool, log *slog.Logger) *rotatingFile {
+	return &rotatingFile{cfg: cfg, released: released, log: log, f: f, size: size}
 }
 
 // open opens the live file. It must be a regular file that nobody put a link
@@ -150,7 +157,9 @@ func (r *rotatingFile) rotate() error {
 	}
 	if r.cfg.Compress {
 		first := r.rotated(1)
+		r.compressions.Add(1)
 		r.compressing.Go(func() {
+			defer r.compressions.Add(-1)
 			if err := compress(first); err != nil {
 				r.log.Warn("rotated log stays uncompressed", "err", err)
 			}

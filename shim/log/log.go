@@ -36,9 +36,6 @@
 // A log that is held (Config.Hold) is the queue of somebody who delivers it: the
 // file that rotation would delete is his to delete, when he is done with it.
 //
-// A log that is held (Config.Hold) is the queue of somebody who delivers it: the
-// file that rotation would delete is his to delete, when he is done with it.
-//
 // # Errors
 //
 // A failed write (a full disk) drops the records and is reported once; records
@@ -128,6 +125,18 @@ type splitter struct {
 // Open opens the log, appending to a file that exists. A record that a crash
 // left torn at its end is cut off.
 func Open(cfg Config, log *slog.Logger) (*Writer, error) {
+	w, err := newWriter(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	if w.file, err = openRotating(cfg, w.format.wholeSize, &w.released, w.log); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// newWriter returns a Writer without a file.
+func newWriter(cfg Config, log *slog.Logger) (*Writer, error) {
 	w := &Writer{log: log.With("log", cfg.Path)}
 	switch cfg.Driver {
 	case "json-file":
@@ -141,11 +150,6 @@ func Open(cfg Config, log *slog.Logger) (*Writer, error) {
 	default:
 		return nil, fmt.Errorf("open log: driver %q is not one that the shim writes: %w", cfg.Driver, errdefs.ErrInvalidArgument)
 	}
-	file, err := openRotating(cfg, w.format.wholeSize, &w.released, w.log)
-	if err != nil {
-		return nil, err
-	}
-	w.file = file
 	return w, nil
 }
 

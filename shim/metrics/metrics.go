@@ -1,6 +1,7 @@
 // Package metrics reads the statistics of a container's cgroup in the form that
 // containerd's clients expect. It is an adapter: its results are containerd's
-// protobuf messages.
+// protobuf messages, with the field numbers of containerd/cgroups'
+// cgroup1/stats/metrics.proto and cgroup2/stats/metrics.proto.
 package metrics
 
 import (
@@ -14,78 +15,113 @@ import (
 	"strconv"
 	"strings"
 
-	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
-	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/anypb"
+	"lighter/shim/wire"
 )
 
 // Read returns the statistics of the cgroups at paths, which are as
 // Runtime.CgroupPaths returns them: io.containerd.cgroups.v2.Metrics if "" is the
 // only one, else io.containerd.cgroups.v1.Metrics. What the kernel does not
 // offer is absent. The error is that of os.ErrNotExist when the cgroup is gone.
-func Read(paths map[string]string) (*anypb.Any, error) {
-	var m proto.Message
+func Read(paths map[string]string) (wire.Any, error) {
+	var m wire.Encoder
 	var err error
-	if dir, ok := paths[""]; ok && len(paths) == 1 {
-		m, err = readUnified(dir)
-	} else {
-		m, err = readLegacy(paths)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read cgroup metrics: %w", err)
-	}
-	b, err := proto.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode cgroup metrics: %w", err)
-	}
 	// The name alone, without a host, is what containerd's typeurl makes.
-	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: b}, nil
+	name := "io.containerd.cgroups.v1.Metrics"
+	if dir, ok := paths[""]; ok && len(paths) == 1 {
+		name = "io.containerd.cgroups.v2.Metrics"
+		err = readUnified(&m, dir)
+	} else {
+		err = readLegacy(&m, paths)
+	}
+	if err != nil {
+		return wire.Any{}, fmt.Errorf("read cgroup metrics: %w", err)
+	}
+	return wire.Any{Type: name, Value: m.Bytes()}, nil
 }
 
-func readUnified(dir string) (*v2.Metrics, error) {
+// The fields of messages that have a line of a cgroup file each: the n-th name is
+// that of field n, empty where the field comes from elsewhere.
+var (
+	cpuFields    = []string{"usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec", "", "nr_bursts", "burst_usec"}
+	memoryFields = []string{
+		"anon", "file", "kernel_stack", "slab", "sock", "shmem", "file_mapped", "file_dirty", "file_writeback", "anon_thp",
+		"inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable", "slab_reclaimable", "slab_unreclaimable",
+		"pgfault", "pgmajfault", "workingset_refault", "workingset_activate", "workingset_nodereclaim", "pgrefill", "pgscan",
+		"pgsteal", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed", "thp_fault_alloc", "thp_collapse_alloc",
+	}
+	memoryEventFields  = []string{"low", "high", "max", "oom", "oom_kill", "oom_group_kill"}
+	legacyMemoryFields = []string{
+		"cache", "rss", "rss_huge", "mapped_file", "dirty", "writeback", "pgpgin", "pgpgout", "pgfault", "pgmajfault",
+		"inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable", "hierarchical_memory_limit",
+		"hierarchical_memsw_limit", "total_cache", "total_rss", "total_rss_huge", "total_mapped_file", "total_dirty",
+		"total_writeback", "total_pgpgin", "total_pgpgout", "total_pgfault", "total_pgmajfault", "total_inactive_anon",
+		"total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable",
+	}
+	oomControlFields = []string{"oom_kill_disable", "under_oom", "oom_kill"}
+	throttleFields   = []string{"nr_periods", "nr_throttled", "throttled_time"}
+)
+
+// fill adds the fields whose names are in the table.
+func fill(e *wire.Encoder, fields []string, table map[string]uint64) {
+	for i, name := range fields {
+		if name != "" {
+			e.Uint(i+1, table[name])
+		}
+	}
+}
+
+func readUnified(m *wire.Encoder, dir string) error {
 	if _, err := os.Stat(dir); err != nil {
-		return nil, err
+		return err
 	}
 	d := &reader{dir: dir}
-	m := &v2.Metrics{}
 	if d.has("pids.current") {
-		m.Pids = &v2.PidsStat{Current: d.number("pids.current"), Limit: d.limit("pids.max", 0)}
+		m.Message(1, func(e *wire.Encoder) {
+			e.Uint(1, d.number("pids.current"))
+			e.Uint(2, d.limit("pids.max", 0))
+		})
 	}
-	m.CPU = &v2.CPUStat{PSI: d.pressure("cpu.pressure")}
-	d.fill(m.CPU, d.table("cpu.stat"))
+	m.Message(2, func(e *wire.Encoder) {
+		fill(e, cpuFields, d.table("cpu.stat"))
+		d.pressure(e, 7, "cpu.pressure")
+	})
 	if d.has("memory.stat") {
-		m.Memory = &v2.MemoryStat{
-			Usage: d.number("memory.current"), UsageLimit: d.limit("memory.max", math.MaxUint64),
-			SwapUsage: d.number("memory.swap.current"), SwapLimit: d.limit("memory.swap.max", math.MaxUint64),
-			MaxUsage: d.number("memory.peak"), SwapMaxUsage: d.number("memory.swap.peak"),
-			PSI: d.pressure("memory.pressure"),
-		}
-		stat := d.table("memory.stat")
-		// Since Linux 5.9 these are counted apart for anonymous and file pages.
-		for _, key := range []string{"workingset_refault", "workingset_activate"} {
-			stat[key] += stat[key+"_anon"] + stat[key+"_file"]
-		}
-		d.fill(m.Memory, stat)
-		m.MemoryEvents = &v2.MemoryEvents{}
-		d.fill(m.MemoryEvents, d.table("memory.events"))
+		m.Message(4, func(e *wire.Encoder) {
+			stat := d.table("memory.stat")
+			// Since Linux 5.9 these are counted apart for anonymous and file pages.
+			for _, key := range []string{"workingset_refault", "workingset_activate"} {
+				stat[key] += stat[key+"_anon"] + stat[key+"_file"]
+			}
+			fill(e, memoryFields, stat)
+			e.Uint(32, d.number("memory.current"))
+			e.Uint(33, d.limit("memory.max", math.MaxUint64))
+			e.Uint(34, d.number("memory.swap.current"))
+			e.Uint(35, d.limit("memory.swap.max", math.MaxUint64))
+			e.Uint(36, d.number("memory.peak"))
+			e.Uint(37, d.number("memory.swap.peak"))
+			d.pressure(e, 38, "memory.pressure")
+		})
+		m.Message(8, func(e *wire.Encoder) { fill(e, memoryEventFields, d.table("memory.events")) })
 	}
 	if d.has("io.stat") {
-		m.Io = &v2.IOStat{Usage: d.io("io.stat"), PSI: d.pressure("io.pressure")}
+		m.Message(6, func(e *wire.Encoder) {
+			d.io(e, 1, "io.stat")
+			d.pressure(e, 2, "io.pressure")
+		})
 	}
 	for _, size := range d.hugepages(".current") {
 		prefix := "hugetlb." + size
-		m.Hugetlb = append(m.Hugetlb, &v2.HugeTlbStat{
-			Pagesize: size, Current: d.number(prefix + ".current"), Max: d.limit(prefix+".max", math.MaxUint64),
-			Failcnt: d.table(prefix + ".events")["max"],
+		m.Message(7, func(e *wire.Encoder) {
+			e.Uint(1, d.number(prefix+".current"))
+			e.Uint(2, d.limit(prefix+".max", math.MaxUint64))
+			e.Text(3, size)
+			e.Uint(4, d.table(prefix + ".events")["max"])
 		})
 	}
-	return m, d.err
+	return d.err
 }
 
-func readLegacy(paths map[string]string) (*v1.Metrics, error) {
-	m := &v1.Metrics{}
+func readLegacy(m *wire.Encoder, paths map[string]string) error {
 	at := func(controller, probe string) *reader {
 		dir, ok := paths[controller]
 		d := &reader{dir: dir}
@@ -104,90 +140,94 @@ func readLegacy(paths map[string]string) (*v1.Metrics, error) {
 		}
 	}
 	if !found {
-		return nil, errors.Join(append(errs, fs.ErrNotExist)...)
+		return errors.Join(append(errs, fs.ErrNotExist)...)
 	}
 	if d := at("pids", "pids.current"); d != nil {
-		m.Pids = &v1.PidsStat{Current: d.number("pids.current"), Limit: d.limit("pids.max", 0)}
+		m.Message(2, func(e *wire.Encoder) {
+			e.Uint(1, d.number("pids.current"))
+			e.Uint(2, d.limit("pids.max", 0))
+		})
 		errs = append(errs, d.err)
 	}
-	if d := at("cpuacct", "cpuacct.usage"); d != nil {
-		m.CPU = &v1.CPUStat{Usage: readCPU(d), Throttling: &v1.Throttle{}}
-		errs = append(errs, d.err)
-	}
-	if d := at("cpu", "cpu.stat"); d != nil {
-		if m.CPU == nil {
-			m.CPU = &v1.CPUStat{Usage: &v1.CPUUsage{}}
-		}
-		t := d.table("cpu.stat")
-		m.CPU.Throttling = &v1.Throttle{
-			Periods: t["nr_periods"], ThrottledPeriods: t["nr_throttled"], ThrottledTime: t["throttled_time"],
-		}
-		errs = append(errs, d.err)
+	usage, throttle := at("cpuacct", "cpuacct.usage"), at("cpu", "cpu.stat")
+	if usage != nil || throttle != nil {
+		m.Message(3, func(e *wire.Encoder) {
+			e.Message(1, func(e *wire.Encoder) {
+				if usage != nil {
+					usage.cpu(e)
+					errs = append(errs, usage.err)
+				}
+			})
+			e.Message(2, func(e *wire.Encoder) {
+				if throttle != nil {
+					fill(e, throttleFields, throttle.table("cpu.stat"))
+					errs = append(errs, throttle.err)
+				}
+			})
+		})
 	}
 	if d := at("memory", "memory.stat"); d != nil {
-		m.Memory = &v1.MemoryStat{
-			Usage: d.entry("memory"), Swap: d.entry("memory.memsw"),
-			Kernel: d.entry("memory.kmem"), KernelTCP: d.entry("memory.kmem.tcp"),
-		}
-		t := d.table("memory.stat")
-		t["hierarchical_swap_limit"] = t["hierarchical_memsw_limit"]
-		d.fill(m.Memory, t)
-		m.MemoryOomControl = &v1.MemoryOomControl{}
-		d.fill(m.MemoryOomControl, d.table("memory.oom_control"))
+		m.Message(4, func(e *wire.Encoder) {
+			fill(e, legacyMemoryFields, d.table("memory.stat"))
+			for i, prefix := range []string{"memory", "memory.memsw", "memory.kmem", "memory.kmem.tcp"} {
+				e.Message(33+i, func(e *wire.Encoder) { d.entry(e, prefix) })
+			}
+		})
+		m.Message(9, func(e *wire.Encoder) { fill(e, oomControlFields, d.table("memory.oom_control")) })
 		errs = append(errs, d.err)
 	}
 	if d := at("blkio", "blkio.throttle.io_serviced"); d != nil {
-		m.Blkio = readBlkio(d)
+		m.Message(5, func(e *wire.Encoder) { readBlkio(e, d) })
 		errs = append(errs, d.err)
 	}
 	if d := (&reader{dir: paths["hugetlb"]}); d.dir != "" {
 		for _, size := range d.hugepages(".usage_in_bytes") {
 			prefix := "hugetlb." + size
-			m.Hugetlb = append(m.Hugetlb, &v1.HugetlbStat{
-				Pagesize: size, Usage: d.number(prefix + ".usage_in_bytes"),
-				Max: d.number(prefix + ".max_usage_in_bytes"), Failcnt: d.number(prefix + ".failcnt"),
+			m.Message(1, func(e *wire.Encoder) {
+				e.Uint(1, d.number(prefix+".usage_in_bytes"))
+				e.Uint(2, d.number(prefix+".max_usage_in_bytes"))
+				e.Uint(3, d.number(prefix+".failcnt"))
+				e.Text(4, size)
 			})
 		}
 		errs = append(errs, d.err)
 	}
-	return m, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // userHZ is the unit of cpuacct.stat: on every Linux architecture that Go
 // supports user space sees 100 ticks a second.
 const userHZ = 100
 
-func readCPU(d *reader) *v1.CPUUsage {
+// cpu adds the fields of a CPUUsage.
+func (d *reader) cpu(e *wire.Encoder) {
 	t := d.table("cpuacct.stat")
-	u := &v1.CPUUsage{
-		Total:  d.number("cpuacct.usage"),
-		User:   t["user"] * (1e9 / userHZ),
-		Kernel: t["system"] * (1e9 / userHZ),
-	}
+	e.Uint(1, d.number("cpuacct.usage"))
+	e.Uint(2, t["system"]*(1e9/userHZ))
+	e.Uint(3, t["user"]*(1e9/userHZ))
+	var each []uint64
 	for _, f := range bytes.Fields(d.read("cpuacct.usage_percpu")) {
-		u.PerCPU = append(u.PerCPU, d.parse(string(f)))
+		each = append(each, d.parse(string(f)))
 	}
-	return u
+	e.Packed(4, each)
 }
 
-// readBlkio reads what the CFQ scheduler counts; where that is not there or not
+// readBlkio adds what the CFQ scheduler counts; where that is not there or not
 // used, what throttling counts.
-func readBlkio(d *reader) *v1.BlkIOStat {
-	s := &v1.BlkIOStat{
-		IoServiceBytesRecursive: d.blkio("blkio.io_service_bytes_recursive"),
-		IoServicedRecursive:     d.blkio("blkio.io_serviced_recursive"),
-		IoQueuedRecursive:       d.blkio("blkio.io_queued_recursive"),
-		IoServiceTimeRecursive:  d.blkio("blkio.io_service_time_recursive"),
-		IoWaitTimeRecursive:     d.blkio("blkio.io_wait_time_recursive"),
-		IoMergedRecursive:       d.blkio("blkio.io_merged_recursive"),
-		IoTimeRecursive:         d.blkio("blkio.time_recursive"),
-		SectorsRecursive:        d.blkio("blkio.sectors_recursive"),
+func readBlkio(e *wire.Encoder, d *reader) {
+	served := "blkio.throttle.io_serviced_recursive"
+	volume := "blkio.throttle.io_service_bytes_recursive"
+	if len(d.blkio("blkio.io_serviced_recursive")) > 0 {
+		served, volume = "blkio.io_serviced_recursive", "blkio.io_service_bytes_recursive"
 	}
-	if len(s.IoServicedRecursive) == 0 {
-		s.IoServiceBytesRecursive = d.blkio("blkio.throttle.io_service_bytes_recursive")
-		s.IoServicedRecursive = d.blkio("blkio.throttle.io_serviced_recursive")
+	for i, name := range []string{
+		volume, served, "blkio.io_queued_recursive", "blkio.io_service_time_recursive", "blkio.io_wait_time_recursive",
+		"blkio.io_merged_recursive", "blkio.time_recursive", "blkio.sectors_recursive",
+	} {
+		for _, entry := range d.blkio(name) {
+			e.Message(i+1, entry.encode)
+		}
 	}
-	return s
 }
 
 // reader reads the files of a cgroup directory. A file that is not there reads
@@ -243,37 +283,30 @@ func (d *reader) table(name string) map[string]uint64 {
 	return t
 }
 
-// fill sets the fields of m from the table. A key belongs to the field of its
-// name, underscores not counted: v1's pgpgin is the field pg_pg_in.
-func (d *reader) fill(m proto.Message, table map[string]uint64) {
-	msg := m.ProtoReflect()
-	plain := make(map[string]uint64, len(table))
-	for k, v := range table {
-		plain[strings.ReplaceAll(k, "_", "")] = v
-	}
-	fields := msg.Descriptor().Fields()
-	for i := range fields.Len() {
-		f := fields.Get(i)
-		if f.Kind() != protoreflect.Uint64Kind || f.IsList() {
-			continue
-		}
-		if v, ok := plain[strings.ReplaceAll(string(f.Name()), "_", "")]; ok {
-			msg.Set(f, protoreflect.ValueOfUint64(v))
-		}
-	}
+// entry adds the four files of one kind of v1 memory.
+func (d *reader) entry(e *wire.Encoder, prefix string) {
+	e.Uint(1, d.number(prefix+".limit_in_bytes"))
+	e.Uint(2, d.number(prefix+".usage_in_bytes"))
+	e.Uint(3, d.number(prefix+".max_usage_in_bytes"))
+	e.Uint(4, d.number(prefix+".failcnt"))
 }
 
-// entry reads the four files of one kind of v1 memory.
-func (d *reader) entry(prefix string) *v1.MemoryEntry {
-	return &v1.MemoryEntry{
-		Usage: d.number(prefix + ".usage_in_bytes"), Max: d.number(prefix + ".max_usage_in_bytes"),
-		Limit: d.number(prefix + ".limit_in_bytes"), Failcnt: d.number(prefix + ".failcnt"),
-	}
+// blkioEntry is a line of a v1 blkio file.
+type blkioEntry struct {
+	op                  string
+	major, minor, value uint64
+}
+
+func (b blkioEntry) encode(e *wire.Encoder) {
+	e.Text(1, b.op)
+	e.Uint(3, b.major)
+	e.Uint(4, b.minor)
+	e.Uint(5, b.value)
 }
 
 // blkio reads lines of "8:0 Read 123" or "8:0 123". The totals are left out.
-func (d *reader) blkio(name string) []*v1.BlkIOEntry {
-	var list []*v1.BlkIOEntry
+func (d *reader) blkio(name string) []blkioEntry {
+	var list []blkioEntry
 	for line := range bytes.Lines(d.read(name)) {
 		f := strings.Fields(string(line))
 		if len(f) < 2 || f[0] == "Total" {
@@ -283,18 +316,18 @@ func (d *reader) blkio(name string) []*v1.BlkIOEntry {
 		if !ok {
 			continue
 		}
-		e := &v1.BlkIOEntry{Major: d.parse(major), Minor: d.parse(minor), Value: d.parse(f[len(f)-1])}
+		b := blkioEntry{major: d.parse(major), minor: d.parse(minor), value: d.parse(f[len(f)-1])}
 		if len(f) == 3 {
-			e.Op = f[1]
+			b.op = f[1]
 		}
-		list = append(list, e)
+		list = append(list, b)
 	}
 	return list
 }
 
-// io reads lines of "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ...".
-func (d *reader) io(name string) []*v2.IOEntry {
-	var list []*v2.IOEntry
+// io adds an entry for each line of "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ...".
+func (d *reader) io(e *wire.Encoder, field int, name string) {
+	numbers := map[string]int{"rbytes": 3, "wbytes": 4, "rios": 5, "wios": 6}
 	for line := range bytes.Lines(d.read(name)) {
 		f := strings.Fields(string(line))
 		if len(f) < 2 {
@@ -304,51 +337,48 @@ func (d *reader) io(name string) []*v2.IOEntry {
 		if !ok {
 			continue
 		}
-		e := &v2.IOEntry{Major: d.parse(major), Minor: d.parse(minor)}
-		to := map[string]*uint64{"rbytes": &e.Rbytes, "wbytes": &e.Wbytes, "rios": &e.Rios, "wios": &e.Wios}
-		for _, pair := range f[1:] {
-			key, value, _ := strings.Cut(pair, "=")
-			if p := to[key]; p != nil {
-				*p = d.parse(value)
+		e.Message(field, func(e *wire.Encoder) {
+			e.Uint(1, d.parse(major))
+			e.Uint(2, d.parse(minor))
+			for _, pair := range f[1:] {
+				key, value, _ := strings.Cut(pair, "=")
+				if n := numbers[key]; n != 0 {
+					e.Uint(n, d.parse(value))
+				}
 			}
-		}
-		list = append(list, e)
+		})
 	}
-	return list
 }
 
-// pressure reads lines of "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"; nil
-// where the kernel keeps none.
-func (d *reader) pressure(name string) *v2.PSIStats {
+// pressure adds what lines of "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"
+// say; nothing where the kernel keeps none.
+func (d *reader) pressure(e *wire.Encoder, field int, name string) {
 	// Reading fails with EOPNOTSUPP when accounting is switched off.
 	b, err := os.ReadFile(filepath.Join(d.dir, name))
 	if err != nil || len(b) == 0 {
-		return nil
+		return
 	}
-	s := &v2.PSIStats{}
-	for line := range bytes.Lines(b) {
-		f := strings.Fields(string(line))
-		if len(f) == 0 {
-			continue
-		}
-		data := &v2.PSIData{}
-		avg := map[string]*float64{"avg10": &data.Avg10, "avg60": &data.Avg60, "avg300": &data.Avg300}
-		for _, pair := range f[1:] {
-			key, value, _ := strings.Cut(pair, "=")
-			if key == "total" {
-				data.Total = d.parse(value)
-			} else if p := avg[key]; p != nil {
-				*p, _ = strconv.ParseFloat(value, 64)
+	kinds := map[string]int{"some": 1, "full": 2}
+	averages := map[string]int{"avg10": 1, "avg60": 2, "avg300": 3}
+	e.Message(field, func(e *wire.Encoder) {
+		for line := range bytes.Lines(b) {
+			f := strings.Fields(string(line))
+			if len(f) == 0 || kinds[f[0]] == 0 {
+				continue
 			}
+			e.Message(kinds[f[0]], func(e *wire.Encoder) {
+				for _, pair := range f[1:] {
+					key, value, _ := strings.Cut(pair, "=")
+					if key == "total" {
+						e.Uint(4, d.parse(value))
+					} else if n := averages[key]; n != 0 {
+						v, _ := strconv.ParseFloat(value, 64)
+						e.Double(n, v)
+					}
+				}
+			})
 		}
-		switch f[0] {
-		case "some":
-			s.Some = data
-		case "full":
-			s.Full = data
-		}
-	}
-	return s
+	})
 }
 
 // hugepages returns the page sizes that have a file hugetlb.SIZE with suffix.

@@ -30,8 +30,8 @@ func check(t *testing.T, paths map[string]string, got, want proto.Message) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if name := string(want.ProtoReflect().Descriptor().FullName()); a.TypeUrl != name {
-		t.Errorf("type %q, want %q", a.TypeUrl, name)
+	if name := string(want.ProtoReflect().Descriptor().FullName()); a.Type != name {
+		t.Errorf("type %q, want %q", a.Type, name)
 	}
 	if err := proto.Unmarshal(a.Value, got); err != nil {
 		t.Fatal(err)

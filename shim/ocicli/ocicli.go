@@ -16,12 +16,12 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/cleanup"
+	"lighter/internal/linux/mount"
 	"lighter/shim"
 )
 
@@ -36,6 +36,8 @@ type Config struct {
 	Root string
 	// SystemdCgroup, NoPivotRoot and NoNewKeyring are passed on.
 	SystemdCgroup, NoPivotRoot, NoNewKeyring bool
+	// Mount mounts m on dir, a directory opened with O_PATH.
+	Mount func(m shim.Mount, dir *os.File) error
 }
 
 // Runtime executes the program for each verb. The calling process must be a
@@ -77,7 +79,7 @@ func (r *Runtime) Create(ctx context.Context, id string, opts shim.CreateOptions
 			return 0, err
 		}
 		undo.Add(func() error { return unmount(c.rootfs) })
-		if err := mount.All(opts.Rootfs, c.rootfs); err != nil {
+		if err := r.mountRoot(opts.Rootfs, c.rootfs); err != nil {
 			return 0, fmt.Errorf("mount rootfs: %w", err)
 		}
 	}
@@ -100,6 +102,28 @@ func (r *Runtime) Create(ctx context.Context, id string, opts shim.CreateOptions
 	r.containers[id] = c
 	r.mu.Unlock()
 	return pid, nil
+}
+
+// mountRoot mounts each of mounts on its place below dir, which links in one of
+// them do not lead out of.
+func (r *Runtime) mountRoot(mounts []shim.Mount, dir string) error {
+	for _, m := range mounts {
+		on, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil && m.Target != "" {
+			root := on
+			on, err = mount.OpenInRoot(root, m.Target, unix.O_PATH|unix.O_DIRECTORY, 0)
+			root.Close()
+		}
+		if err != nil {
+			return err
+		}
+		err = r.cfg.Mount(m, on)
+		on.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Start implements shim.Runtime.

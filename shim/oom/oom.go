@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/shim/handover"
 )
 
 // ErrNoController is the error of Watch for cgroups without a memory controller.
@@ -19,6 +21,7 @@ var ErrNoController = errors.New("no memory controller")
 
 // Watcher counts the kills in one cgroup.
 type Watcher struct {
+	gate   *handover.Gate
 	event  *os.File // an eventfd (v1) or inotify (v2): readable when something happened
 	counts string   // the file that has the number of kills
 	report func()
@@ -30,9 +33,9 @@ type Watcher struct {
 
 // Watch calls report, from a goroutine of its own, for each time that it sees
 // more kills than before. paths are cgroup directories as Runtime.CgroupPaths
-// returns them. Close ends it.
-func Watch(paths map[string]string, report func()) (*Watcher, error) {
-	w := &Watcher{report: report}
+// returns them. The gate is entered while it reports; nil for none. Close ends it.
+func Watch(paths map[string]string, gate *handover.Gate, report func()) (*Watcher, error) {
+	w := &Watcher{report: report, gate: gate}
 	var err error
 	// A hybrid system has an empty v2 hierarchy beside the v1 controllers.
 	if dir, ok := paths["memory"]; ok {
@@ -67,13 +70,53 @@ func (w *Watcher) Close() {
 }
 
 func (w *Watcher) run() {
+	rc, err := w.event.SyscallConn()
+	if err != nil {
+		return
+	}
 	buf := make([]byte, 512) // an eventfd gives 8 bytes, inotify at most a few events
 	for {
-		if _, err := w.event.Read(buf); err != nil {
+		var rerr error
+		err := rc.Read(func(fd uintptr) bool {
+			w.gate.Enter()
+			_, rerr = unix.Read(int(fd), buf)
+			if rerr == unix.EAGAIN {
+				w.gate.Leave()
+				return false
+			}
+			return true
+		})
+		if err != nil {
 			return
 		}
-		w.look()
+		if rerr == nil {
+			w.look()
+		}
+		w.gate.Leave()
+		if rerr != nil && rerr != unix.EINTR {
+			return
+		}
 	}
+}
+
+// State is what Resume needs to go on as the same Watcher in another process
+// image. Event is a descriptor.
+type State struct {
+	Event  int
+	Counts string
+	Seen   uint64
+}
+
+// State returns the Watcher's state. The gate must be closed.
+func (w *Watcher) State() State {
+	return State{Event: handover.FD(w.event), Counts: w.counts, Seen: w.seen}
+}
+
+// Resume goes on with the watch of another Watcher.
+func Resume(st State, gate *handover.Gate, report func()) *Watcher {
+	w := &Watcher{event: handover.File(st.Event, "oom"), counts: st.Counts, seen: st.Seen, report: report, gate: gate}
+	w.done.Go(w.run)
+	return w
 }
 
 func (w *Watcher) look() {

@@ -19,7 +19,7 @@ func TestUnified(t *testing.T) {
 	}
 	write("oom 1\noom_kill 3\n")
 	reports := make(chan bool, 10)
-	w, err := Watch(map[string]string{"": dir}, func() { reports <- true })
+	w, err := Watch(map[string]string{"": dir}, nil, func() { reports <- true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestUnified(t *testing.T) {
 
 func TestWithoutController(t *testing.T) {
 	for _, paths := range []map[string]string{nil, {"cpu": "/"}, {"": "/nonexistent"}, {"memory": "/nonexistent"}} {
-		if _, err := Watch(paths, nil); !errors.Is(err, ErrNoController) {
+		if _, err := Watch(paths, nil, nil); !errors.Is(err, ErrNoController) {
 			t.Errorf("Watch(%v): %v", paths, err)
 		}
 	}

@@ -26,6 +26,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"lighter/shim/handover"
 )
 
 // StatusUnknown is the status of a process that was not ours to wait for.
@@ -41,6 +43,9 @@ type Exit struct {
 
 // Reaper waits for children. Its methods may be called from several goroutines.
 type Reaper struct {
+	// Gate is entered while children are reaped; nil for none. Set it before Run.
+	Gate *handover.Gate
+
 	// gate is held for reading by Do and for writing by the orphan sweep, which
 	// only ever tries: it never makes a caller of Do wait for another.
 	gate  sync.RWMutex
@@ -62,7 +67,9 @@ func New() *Reaper {
 // have a capacity of at least one, so that a signal during a scan is kept.
 func (r *Reaper) Run(ctx context.Context, sigchld <-chan os.Signal) {
 	for {
+		r.Gate.Enter()
 		r.scan()
+		r.Gate.Leave()
 		select {
 		case <-sigchld:
 		case <-r.kick:
@@ -95,6 +102,14 @@ func (r *Reaper) Track(pid int) <-chan Exit {
 	r.tracked[pid] = ch
 	r.tryWaitLocked(pid)
 	return ch
+}
+
+// Tracked reports whether the exit of pid is still to be delivered.
+func (r *Reaper) Tracked(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.tracked[pid]
+	return ok
 }
 
 // Start starts cmd as a tracked process. Do not call cmd.Wait.

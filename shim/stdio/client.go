@@ -293,7 +293,7 @@ func (c *client) goneLocked() {
 func (c *client) copyInput(in *input, rest []byte) {
 	open := len(rest) == 0 || in.write(rest)
 	for {
-		n, err := readChunk(c.raw, func(p []byte) { open = open && in.write(p) })
+		n, err := readChunk(c.raw, nil, func(p []byte) { open = open && in.write(p) })
 		if n <= 0 || err != nil {
 			return
 		}
@@ -303,7 +303,7 @@ func (c *client) copyInput(in *input, rest []byte) {
 // discardInput reads until the client's end of input.
 func (c *client) discardInput() {
 	for {
-		n, err := readChunk(c.raw, func([]byte) {})
+		n, err := readChunk(c.raw, nil, func([]byte) {})
 		if n <= 0 || err != nil {
 			return
 		}

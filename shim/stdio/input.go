@@ -87,18 +87,26 @@ func (in *input) readFifo(path string, deps Deps) error {
 		return closeAll(f, keeper)
 	}
 	in.fifo, in.keeper = f, keeper
+	in.startReaderLocked(deps)
+	return nil
+}
+
+// startReaderLocked carries from the fifo to the process.
+func (in *input) startReaderLocked(deps Deps) {
+	f := in.fifo
 	in.reader.Go(func() {
-		src := source{f: f}
+		src := source{f: f, gate: deps.Gate}
 		src.copy(func(p []byte) {
 			deps.Busy()
 			if !in.write(p) {
 				src.stop()
 			}
 		})
+		deps.Gate.Enter()
+		defer deps.Gate.Leave()
 		src.close()
 		in.end()
 	})
-	return nil
 }
 
 // closeWhenUnused ends the input, for a fifo as soon as the last writer leaves.

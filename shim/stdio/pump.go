@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/shim/handover"
 )
 
 // chunkSize is how much is read at once, in bytes.
@@ -27,6 +29,7 @@ type source struct {
 	// exited, for a terminal, is closed when the process has ended: until then
 	// a terminal that nobody holds open may be opened again.
 	exited  <-chan struct{}
+	gate    *handover.Gate
 	stopped atomic.Bool
 	once    sync.Once
 }
@@ -39,7 +42,7 @@ func (s *source) copy(f func(p []byte)) {
 	}
 	left := afterStop
 	for left > 0 {
-		n, err := readChunk(rc, f)
+		n, err := readChunk(rc, s.gate, f)
 		if s.stopped.Load() {
 			left -= max(n, 0)
 		}
@@ -71,6 +74,7 @@ func (s *source) rest(f func(p []byte), limit int) {
 	}
 	for limit > 0 {
 		n := 0
+		s.gate.Enter()
 		rc.Control(func(fd uintptr) {
 			buf := chunks.Get().(*[chunkSize]byte)
 			defer chunks.Put(buf)
@@ -79,6 +83,7 @@ func (s *source) rest(f func(p []byte), limit int) {
 				f(buf[:n])
 			}
 		})
+		s.gate.Leave()
 		if n <= 0 {
 			return
 		}
@@ -95,10 +100,11 @@ func (s *source) stop() {
 func (s *source) close() { s.once.Do(func() { s.f.Close() }) }
 
 // readChunk waits for data and passes it to f. It holds a buffer only while
-// there is data. At the end n is 0 and err nil.
-func readChunk(rc syscall.RawConn, f func(p []byte)) (n int, err error) {
+// there is data, and is inside the gate for as long. At the end n is 0 and err nil.
+func readChunk(rc syscall.RawConn, gate *handover.Gate, f func(p []byte)) (n int, err error) {
 	var buf *[chunkSize]byte
 	rerr := rc.Read(func(fd uintptr) bool {
+		gate.Enter()
 		buf = chunks.Get().(*[chunkSize]byte)
 		for {
 			n, err = unix.Read(int(fd), buf[:])
@@ -108,6 +114,7 @@ func readChunk(rc syscall.RawConn, f func(p []byte)) (n int, err error) {
 		}
 		if err == unix.EAGAIN {
 			chunks.Put(buf)
+			gate.Leave()
 			return false
 		}
 		return true
@@ -115,6 +122,7 @@ func readChunk(rc syscall.RawConn, f func(p []byte)) (n int, err error) {
 	if rerr != nil {
 		return 0, rerr
 	}
+	defer gate.Leave()
 	if n > 0 {
 		f(buf[:n])
 	}

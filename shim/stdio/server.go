@@ -10,9 +10,13 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lighter/internal/shimio"
+	"lighter/shim/handover"
 )
 
 // requestTimeout bounds the wait for a client's request.
@@ -24,8 +28,9 @@ const maxClients = 1024
 // Server accepts the attach clients of one container.
 type Server struct {
 	path string
-	l    *net.UnixListener
+	l    *os.File
 	find func(process string) (*IO, error)
+	gate *handover.Gate
 	log  *slog.Logger
 
 	mu     sync.Mutex // guards the fields below
@@ -36,15 +41,36 @@ type Server struct {
 }
 
 // Serve makes the attach socket at path and serves it. find returns the streams
-// of an exec, or of init for "". Close stops it.
-func Serve(path string, find func(process string) (*IO, error), log *slog.Logger) (*Server, error) {
+// of an exec, or of init for "". deps.Gate is entered while a client is there.
+// Close stops it.
+func Serve(path string, find func(process string) (*IO, error), deps Deps) (*Server, error) {
 	l, err := shimio.Listen(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{path: path, l: l, find: find, log: log, conns: make(map[*net.UnixConn]struct{})}
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		return nil, fmt.Errorf("listen for attach: %w", err)
+	}
+	return serve(path, f, find, deps), nil
+}
+
+func serve(path string, l *os.File, find func(process string) (*IO, error), deps Deps) *Server {
+	s := &Server{path: path, l: l, find: find, gate: deps.Gate, log: deps.Log, conns: make(map[*net.UnixConn]struct{})}
 	s.serving.Go(s.accept)
-	return s, nil
+	return s
+}
+
+// Path returns the path of the socket.
+func (s *Server) Path() string { return s.path }
+
+// Listener returns the descriptor of the listening socket, which Resume takes.
+func (s *Server) Listener() int { return handover.FD(s.l) }
+
+// ResumeServer is Serve for the listening socket fd of another Server.
+func ResumeServer(path string, fd int, find func(process string) (*IO, error), deps Deps) *Server {
+	return serve(path, handover.File(fd, path), find, deps)
 }
 
 // Close removes the socket and lets nobody in any more. The connections that are
@@ -65,9 +91,13 @@ func (s *Server) Close() error {
 func (s *Server) Wait() { s.serving.Wait() }
 
 func (s *Server) accept() {
+	rc, err := s.l.SyscallConn()
+	if err != nil {
+		return
+	}
 	for {
-		conn, err := s.l.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
+		conn, err := s.acceptOne(rc)
+		if errors.Is(err, errServerClosed) {
 			return
 		}
 		if err != nil {
@@ -78,13 +108,46 @@ func (s *Server) accept() {
 		}
 		if !s.add(conn) {
 			conn.Close()
+			s.gate.Leave()
 			continue
 		}
 		s.serving.Go(func() {
+			defer s.gate.Leave()
 			defer s.remove(conn)
 			s.serve(conn)
 		})
 	}
+}
+
+var errServerClosed = errors.New("server is closed")
+
+// acceptOne waits for a client, for whom it enters the gate.
+func (s *Server) acceptOne(rc syscall.RawConn) (*net.UnixConn, error) {
+	fd, aerr := -1, error(nil)
+	err := rc.Read(func(l uintptr) bool {
+		s.gate.Enter()
+		fd, _, aerr = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if aerr == unix.EAGAIN {
+			s.gate.Leave()
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		return nil, errServerClosed // nothing else ends the wait
+	}
+	if aerr != nil {
+		s.gate.Leave()
+		return nil, os.NewSyscallError("accept4", aerr)
+	}
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		s.gate.Leave()
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil // as the listener is
 }
 
 func (s *Server) add(conn *net.UnixConn) bool {

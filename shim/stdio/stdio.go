@@ -42,6 +42,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"lighter/internal/shimio"
+	"lighter/shim/handover"
 	"lighter/shim/log"
 	"lighter/shim/reaper"
 )
@@ -67,6 +68,8 @@ type Deps struct {
 	Log    *slog.Logger
 	// Busy is called when bytes move. It must be cheap.
 	Busy func()
+	// Gate is entered while bytes are carried; nil for none.
+	Gate *handover.Gate
 }
 
 // IO is the input and output of one process. Its life is New, Open, the process,
@@ -83,6 +86,7 @@ type IO struct {
 
 	pumps   sync.WaitGroup
 	sources []*source
+	streams []log.Stream  // of the sources
 	exited  chan struct{} // closed by Drain: the process has ended
 	drained chan struct{} // closed when the pumps have ended and the sink is flushed
 
@@ -115,10 +119,13 @@ func New(cfg Config, deps Deps) (*IO, error) {
 		deps.Busy = func() {}
 	}
 	io := &IO{cfg: cfg, deps: deps, exited: make(chan struct{}), drained: make(chan struct{})}
-	if shimio.Is(cfg.Stdout) {
-		return io, io.useBroker()
+	if s, is, err := cfg.shimlog(); is {
+		if err != nil {
+			return nil, err
+		}
+		return io, io.useBroker(s)
 	}
-	io.stdinPath = strings.TrimPrefix(cfg.Stdin, "fifo://")
+	io.stdinPath = cfg.stdinPath()
 	scheme, path, err := splitScheme(cfg.Stdout)
 	if err != nil {
 		return nil, err
@@ -151,18 +158,30 @@ func New(cfg Config, deps Deps) (*IO, error) {
 	return io, nil
 }
 
-func (io *IO) useBroker() error {
-	s, err := shimio.Parse(io.cfg.Stdout)
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+// shimlog returns what stdout says if it is one of package shimio's.
+func (cfg Config) shimlog() (s shimio.Stdio, is bool, err error) {
+	if !shimio.Is(cfg.Stdout) {
+		return s, false, nil
 	}
+	if s, err = shimio.Parse(cfg.Stdout); err != nil {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return s, true, err
+}
+
+func (cfg Config) stdinPath() string { return strings.TrimPrefix(cfg.Stdin, "fifo://") }
+
+func logConfig(s shimio.Stdio) log.Config {
+	return log.Config{
+		Driver: s.LogDriver, Path: s.LogPath, MaxBytes: s.LogMaxBytes, MaxFiles: s.LogMaxFiles,
+		Compress: s.LogCompress, Hold: s.LogHold, Attrs: s.LogAttrs,
+	}
+}
+
+func (io *IO) useBroker(s shimio.Stdio) (err error) {
 	var w *log.Writer
 	if s.LogDriver != "" {
-		w, err = log.Open(log.Config{
-			Driver: s.LogDriver, Path: s.LogPath, MaxBytes: s.LogMaxBytes, MaxFiles: s.LogMaxFiles,
-			Compress: s.LogCompress, Hold: s.LogHold, Attrs: s.LogAttrs,
-		}, io.deps.Log)
-		if err != nil {
+		if w, err = log.Open(logConfig(s), io.deps.Log); err != nil {
 			return err
 		}
 	}
@@ -259,13 +278,16 @@ func (io *IO) pipeLocked(ourEnd pipeEnd, size int) (r, w *os.File, err error) {
 
 // pumpLocked starts carrying from f to the sink. It owns f.
 func (io *IO) pumpLocked(f *os.File, s log.Stream, terminal <-chan struct{}) {
-	src := &source{f: f, exited: terminal}
+	src := &source{f: f, exited: terminal, gate: io.deps.Gate}
+	io.streams = append(io.streams, s)
 	io.sources = append(io.sources, src)
 	io.pumps.Go(func() {
 		src.copy(func(p []byte) {
 			io.deps.Busy()
 			io.out.write(s, p)
 		})
+		io.deps.Gate.Enter()
+		defer io.deps.Gate.Leave()
 		io.out.end(s)
 		src.close()
 	})

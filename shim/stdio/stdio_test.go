@@ -54,7 +54,7 @@ func newEnv(t *testing.T, s shimio.Stdio, terminal bool) *env {
 			return nil, fmt.Errorf("no exec %q", process)
 		}
 		return e.io, nil
-	}, log)
+	}, Deps{Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,7 @@ import (
 	"lighter/shim/reaper"
 	"lighter/shim/shimtest"
 	"lighter/shim/taskrpc"
+	ours "lighter/shim/ttrpc"
 )
 
 // containerd receives events.
@@ -106,9 +107,19 @@ func newEnv(t *testing.T) *env {
 			return e.runtime, nil
 		},
 	})
-	stop := serve(t, filepath.Join(dir, "shim.sock"), func(srv *ttrpc.Server) {
-		taskrpc.Register(srv, svc, e.publisher.Kick, func() {})
-	})
+	path := filepath.Join(dir, "shim.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := taskrpc.New(svc, e.publisher.Kick, func() {})
+	srv := ours.Serve(f, ours.Config{Handle: api.Handle, Waits: taskrpc.Waits, Log: log})
 	conn, err := net.Dial("unix", filepath.Join(dir, "shim.sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +127,7 @@ func newEnv(t *testing.T) *env {
 	e.client = ttrpc.NewClient(conn)
 	t.Cleanup(func() {
 		e.client.Close()
-		stop()
+		srv.Close(10 * time.Second)
 		e.publisher.Close(ctx)
 		signal.Stop(sigs)
 		cancel()

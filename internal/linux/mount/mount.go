@@ -148,6 +148,14 @@ func SetAttr(tree *os.File, recursive bool, a Attr) error {
 	return os.NewSyscallError("mount_setattr", err)
 }
 
+// Attach puts the detached tree on dir, which it covers.
+func Attach(tree, dir *os.File) error {
+	defer runtime.KeepAlive(dir)
+	defer runtime.KeepAlive(tree)
+	err := unix.MoveMount(fd(tree), "", fd(dir), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
+
 // OpenInRoot opens path below root as if root were "/": neither "..", nor an
 // absolute symbolic link, nor a magic link leads out of it. flags are open(2)
 // flags; O_CLOEXEC is added.
