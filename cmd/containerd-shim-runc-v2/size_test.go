@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 )
 
 // idleMemory bounds the memory of an idle shim, in kB. What many shims share counts
@@ -65,6 +67,12 @@ func TestIdleMemory(t *testing.T) {
 func rollup(t *testing.T, pid int) map[string]int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	for errors.Is(err, unix.ESRCH) { // it has just changed its image
+		b, err = os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if kerr := unix.Kill(pid, 0); kerr != nil {
+			t.Fatalf("the shim has died: %v", kerr)
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,12 +141,7 @@ var budgets = map[string][]string{
 		"golang.org/x/sys",
 	},
 	"./cmd/containerd-shim-runc-v2": {
-		"github.com/containerd/cgroups/v3", "github.com/containerd/containerd/api", "github.com/containerd/containerd/v2",
-		"github.com/containerd/errdefs", "github.com/containerd/errdefs/pkg", "github.com/containerd/log", "github.com/containerd/ttrpc",
-		"github.com/containerd/typeurl/v2", "github.com/opencontainers/runtime-spec",
-		"github.com/gogo/protobuf", "github.com/sirupsen/logrus", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
-		"github.com/moby/sys/mountinfo", "github.com/containerd/continuity", "github.com/moby/sys/userns",
-		"golang.org/x/sync", "golang.org/x/sys", "google.golang.org/genproto/googleapis/rpc", "google.golang.org/protobuf",
+		"github.com/containerd/errdefs", "github.com/opencontainers/runtime-spec", "golang.org/x/sys",
 	},
 }
 
