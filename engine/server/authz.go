@@ -78,6 +78,8 @@ func holdBody(r *request, ask *authz.Request) error {
 		return invalid("read the request body: %v", err)
 	}
 	if len(raw) > maxJSONBody {
+		// As in decode: a client sends all of it before it looks for an answer.
+		_, _ = io.CopyN(io.Discard, r.Body, maxJSONBody)
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("authorization denied: the request body is larger than %d bytes and can't be shown to the plugins", maxJSONBody))
 	}
 	r.Body = io.NopCloser(bytes.NewReader(raw))
