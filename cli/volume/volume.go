@@ -19,7 +19,7 @@ func Command(s *session.Session) *cobra.Command {
 		RunE: session.Help,
 	}
 	cmd.AddCommand(newListCommand(s), newCreateCommand(s), newRemoveCommand(s),
-		newPruneCommand(s), inspect.Command(s, "VOLUME", "Display detailed information on one or more volumes", inspect.Volume))
+		newPruneCommand(s), newCloneCommand(s), newRenameCommand(s), newExportCommand(s), newImportCommand(s), inspect.Command(s, "VOLUME", "Display detailed information on one or more volumes", inspect.Volume))
 	return cmd
 }
 

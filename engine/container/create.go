@@ -402,6 +402,10 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 		return err
 	}
 	defer root.Close()
+	defer func() { err = errors.Join(err, m.unmountVolumes(r)) }()
+	if err := m.mountVolumes(ctx, r); err != nil {
+		return err
+	}
 	for _, p := range r.Mounts {
 		if !p.CopyUp || p.subpath() != "" { // Docker: a part of a volume is used as it is
 			continue

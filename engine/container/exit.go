@@ -137,6 +137,9 @@ func (m *Manager) handleExit(e *entry, exit containerd.Exit) (then func()) {
 	if err := m.removeRunDir(e.id); err != nil {
 		m.Log.Warn("cannot remove the runtime directory of a container", "container", e.id, "err", err)
 	}
+	if err := m.unmountVolumes(r); err != nil {
+		m.Log.Warn("cannot unmount a volume of a container", "container", e.id, "err", err)
+	}
 	for _, p := range r.Mounts {
 		if p.Type == mount.TypeVolume {
 			m.Volumes.PublishUnmount(p.Name, r.ID)

@@ -345,6 +345,30 @@ func (m *Manager) acquireVolumes(ctx context.Context, r *record) error {
 	return nil
 }
 
+// mountVolumes mounts the volumes of r that have something to mount.
+// unmountVolumes is its counterpart, also after an error.
+func (m *Manager) mountVolumes(ctx context.Context, r *record) error {
+	for _, p := range r.Mounts {
+		if p.Type != mount.TypeVolume {
+			continue
+		}
+		if _, err := m.Volumes.Mount(ctx, p.Name, r.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) unmountVolumes(r *record) error {
+	var errs []error
+	for _, p := range r.Mounts {
+		if p.Type == mount.TypeVolume {
+			errs = append(errs, m.Volumes.Unmount(p.Name, r.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // releaseVolumes forgets r's use of its volumes, and with remove deletes the
 // anonymous ones that nothing else uses.
 func (m *Manager) releaseVolumes(ctx context.Context, r *record, remove bool) error {

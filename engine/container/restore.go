@@ -103,6 +103,14 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 	if err := m.Networks.Restore(ctx, live); err != nil {
 		return fmt.Errorf("restore networks: %w", err)
 	}
+	for id := range live {
+		for _, p := range m.byID[id].rec.Load().Mounts {
+			if p.Type == mount.TypeVolume {
+				m.Volumes.Adopt(p.Name, id)
+			}
+		}
+	}
+	m.Volumes.Sweep()
 	for id, e := range m.byID {
 		if _, runs := live[id]; !runs { // before any of them starts again
 			m.deliver(e, nil)

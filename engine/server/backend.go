@@ -15,6 +15,7 @@ import (
 	"lighter/engine/container"
 	"lighter/engine/image"
 	enginesystem "lighter/engine/system"
+	"lighter/internal/compression"
 )
 
 // Containers are the container and exec routes' needs; engine/container's
@@ -98,6 +99,10 @@ type Volumes interface {
 	Create(ctx context.Context, req volumetypes.CreateRequest) (volumetypes.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error
 	Prune(ctx context.Context, filters map[string]map[string]bool) (volumetypes.PruneReport, error)
+	Rename(ctx context.Context, name, to string) error
+	Clone(ctx context.Context, name, to string) (volumetypes.Volume, error)
+	Import(ctx context.Context, name string, archive io.Reader) (volumetypes.Volume, error)
+	Export(ctx context.Context, name string, w io.Writer, kind compression.Kind) error
 }
 
 // System describes the daemon.

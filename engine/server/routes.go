@@ -91,7 +91,11 @@ func (s *Server) table() []route {
 	get("/volumes", s.volumeList)
 	post("/volumes/create", s.volumeCreate)
 	post("/volumes/prune", s.volumePrune)
+	get("/volumes/{name}/export", s.volumeExport)
 	get("/volumes/{name}", s.volumeInspect)
+	post("/volumes/{name}/rename", s.volumeRename)
+	post("/volumes/{name}/clone", s.volumeClone)
+	post("/volumes/{name}/import", s.volumeImport)
 	remove("/volumes/{name}", s.volumeRemove)
 
 	// Parts of the Engine API that this engine does not have say so, rather

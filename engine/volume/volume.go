@@ -66,7 +66,14 @@ type Store struct {
 type entry struct {
 	meta  metadata
 	users map[string]struct{} // containers that refer to it
-	busy  bool                // being created or removed
+	busy  bool                // being created, removed or renamed
+
+	mounting sync.Mutex          // held over mount and umount; taken before Store.mu
+	mounts   map[string]struct{} // containers that run with it, guarded by mounting
+}
+
+func newEntry(meta metadata) *entry {
+	return &entry{meta: meta, users: map[string]struct{}{}, mounts: map[string]struct{}{}}
 }
 
 // metadata is the content of volume.json. Fields that this version does not
@@ -105,7 +112,7 @@ func Open(root string, publisher Publisher, log *slog.Logger) (*Store, error) {
 			log.Error("cannot load volume", "volume", d.Name(), "err", err)
 			continue
 		}
-		s.volumes[d.Name()] = &entry{meta: meta, users: map[string]struct{}{}}
+		s.volumes[d.Name()] = newEntry(meta)
 	}
 	return s, nil
 }
@@ -128,9 +135,7 @@ func load(dir string) (metadata, error) {
 	if err := json.Unmarshal(data, &meta); err != nil {
 		return meta, fmt.Errorf("read %s: %w", metadataFile, err)
 	}
-	if meta.Name != filepath.Base(dir) {
-		return meta, fmt.Errorf("%s names volume %q", metadataFile, meta.Name)
-	}
+	meta.Name = filepath.Base(dir) // which a rename changes first
 	return meta, nil
 }
 
@@ -155,8 +160,7 @@ func CheckName(name string) error {
 
 // Create makes the volume that req describes; an empty name generates one and
 // marks the volume anonymous. A volume of that name that exists is returned as
-// it is. The options type, device and o are refused: nothing is ever mounted
-// on the host. Commit point: the rename of volume.json into place.
+// it is. What the options type, device and o name is mounted by Mount. Commit point: the rename of volume.json into place.
 func (s *Store) Create(ctx context.Context, req api.CreateRequest) (api.Volume, error) {
 	v, _, err := s.create(ctx, req, "")
 	return v, err
@@ -179,8 +183,7 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 	name := req.Name
 	if name == "" {
 		var random [32]byte
-		rand.Read(random[:])
-		name = hex.EncodeToString(random[:])
+		name = randomHex(random[:])
 		if labels == nil {
 			labels = make(map[string]string, 1)
 		}
@@ -189,13 +192,8 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 	if err := CheckName(name); err != nil {
 		return api.Volume{}, false, fmt.Errorf("create %s: %w", name, err)
 	}
-	for _, key := range slices.Sorted(maps.Keys(req.DriverOpts)) {
-		switch key {
-		case "type", "device", "o", "size":
-			return api.Volume{}, false, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("create %s: volume option %q is not supported by this engine", name, key))
-		default:
-			return api.Volume{}, false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: invalid option: %q", name, key))
-		}
+	if err := checkOptions(req.DriverOpts); err != nil {
+		return api.Volume{}, false, fmt.Errorf("create %s: %w", name, err)
 	}
 
 	e, created, err := s.reserve(name, user)
@@ -216,6 +214,11 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 	return s.view(e, name), true, nil
 }
 
+func randomHex(room []byte) string {
+	rand.Read(room) // never fails: crypto/rand
+	return hex.EncodeToString(room)
+}
+
 // reserve returns the entry of name, retained for user, or a new busy one.
 func (s *Store) reserve(name, user string) (e *entry, created bool, err error) {
 	s.mu.Lock()
@@ -225,7 +228,8 @@ func (s *Store) reserve(name, user string) (e *entry, created bool, err error) {
 		return nil, false, errdefs.ErrConflict.WithMessage(fmt.Sprintf("volume %s is being created or removed: try again", name))
 	}
 	if !ok {
-		e = &entry{meta: metadata{Name: name}, users: map[string]struct{}{}, busy: true}
+		e = newEntry(metadata{Name: name})
+		e.busy = true
 		s.volumes[name] = e
 	}
 	if user != "" {
@@ -331,6 +335,9 @@ func (s *Store) claim(name string) (*entry, error) {
 }
 
 func (s *Store) delete(name string) error {
+	if err := s.detach(name); err != nil { // before its files are deleted
+		return err
+	}
 	hidden, err := os.MkdirTemp(s.root, removedGlob)
 	if err != nil {
 		return err

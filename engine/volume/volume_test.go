@@ -119,7 +119,7 @@ func TestCreateRefuses(t *testing.T) {
 			t.Errorf("Create(%+v) = %v", req, err)
 		}
 	}
-	if _, err := s.Create(bg, api.CreateRequest{Name: "ok", DriverOpts: map[string]string{"type": "nfs"}}); !errdefs.IsNotImplemented(err) {
+	if _, err := s.Create(bg, api.CreateRequest{Name: "ok", DriverOpts: map[string]string{"type": "nfs"}}); !errdefs.IsInvalidArgument(err) || err.Error() != `create ok: missing required option: "device"` {
 		t.Errorf("mount options: %v", err)
 	}
 	if _, err := s.Create(bg, api.CreateRequest{Name: "ok", Driver: "nope"}); !errdefs.IsNotFound(err) {
