@@ -6,7 +6,7 @@ VERSION ?= 0.1.0-dev
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 
-PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc docker-init docker-buildkitd
+PROGRAMS := docker dockerd containerd containerd-shim-runc-v2 runc docker-init docker-buildkitd docker-build
 LDFLAGS  := -s -w -X lighter/internal/version.Version=$(VERSION) \
             -X lighter/internal/version.GitCommit=$(COMMIT) -X lighter/internal/version.BuildTime=$(DATE)
 

@@ -26,6 +26,7 @@ import (
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
 	bkworker "github.com/moby/buildkit/worker"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
@@ -126,7 +127,9 @@ func Open(ctx context.Context, cfg buildlink.Config, svc *containerd.Services, l
 	undo.Release()
 	b := &Builder{
 		log: log, cfg: cfg, sessions: sessions, control: c, worker: w,
-		grpc:   grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes)),
+		grpc: grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes),
+			// Errors carry where in the Dockerfile they arose.
+			grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor)),
 		raw:    newHandoff(),
 		builds: map[string]context.CancelFunc{},
 	}

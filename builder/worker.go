@@ -38,6 +38,16 @@ import (
 // engine's store.
 const exporterMoby = "moby"
 
+// labelHostGateway tells clients what "host-gateway" is in extra hosts.
+const labelHostGateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+
+func firstOf(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
 // worker is BuildKit's worker with the engine's image store behind its exporters.
 type worker struct{ *base.Worker }
 
@@ -119,6 +129,7 @@ func newWorker(ctx context.Context, cfg buildlink.Config, svc *containerd.Servic
 			label.Snapshotter:         cfg.Snapshotter,
 			label.Network:             "bridge",
 			label.ContainerdNamespace: cfg.Namespace,
+			labelHostGateway:          firstOf(cfg.HostGateway),
 		},
 		Platforms:        append([]ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())}, archutil.SupportedPlatforms(true)...),
 		GCPolicy:         gcPolicy(cfg.GC, root),

@@ -18,7 +18,11 @@ import (
 // Run runs one command line and returns its exit code.
 func Run(ctx context.Context, args []string) int {
 	s := &session.Session{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
-	err := run(ctx, s, args)
+	return exitCode(s, run(ctx, s, args))
+}
+
+// exitCode reports err, if any, and returns the exit code that it means.
+func exitCode(s *session.Session, err error) int {
 	if err == nil {
 		return 0
 	}
@@ -62,8 +66,8 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// newRoot is the command tree; see commands for word.
-func newRoot(s *session.Session, word string) *cobra.Command {
+// newRootCommand is docker with its global flags, without commands.
+func newRootCommand(s *session.Session) *cobra.Command {
 	root := &cobra.Command{
 		Use:               "docker [OPTIONS] COMMAND [ARG...]",
 		Short:             "A self-sufficient runtime for containers",
@@ -84,7 +88,12 @@ func newRoot(s *session.Session, word string) *cobra.Command {
 	root.PersistentFlags().BoolP("help", "h", false, "Print usage")
 	root.PersistentFlags().MarkShorthandDeprecated("help", "use --help")
 	root.Flags().AddFlagSet(globalFlags(s).FlagSet)
+	return root
+}
 
+// newRoot is the command tree; see commands for word.
+func newRoot(s *session.Session, word string) *cobra.Command {
+	root := newRootCommand(s)
 	root.AddCommand(commands(s, word)...)
 	root.SetHelpCommand(newHelpCommand())
 	setHelp(s, root)

@@ -28,11 +28,16 @@ type noun struct {
 func nouns() []noun {
 	return []noun{
 		{"system", "Manage Docker", system.Commands, system.Management, nil, nil},
-		{"image", "Manage images", image.Commands, image.Management,
+		{"image", "Manage images", imageVerbs, image.Management,
 			map[string]string{"images": "ls", "rmi": "rm"}, map[string][]string{"ls": {"list"}, "rm": {"remove"}}},
 		{"container", "Manage containers", container.Commands, container.Management,
 			map[string]string{"ps": "ls"}, map[string][]string{"ls": {"list", "ps"}, "rm": {"remove"}}},
 	}
+}
+
+// imageVerbs are the verbs on images with the one that makes them.
+func imageVerbs(s *session.Session) []*cobra.Command {
+	return append(image.Commands(s), newBuildCommand(s))
 }
 
 // commands are docker's own. With a word, and if that names one of them, only
@@ -50,7 +55,7 @@ func commands(s *session.Session, word string) []*cobra.Command {
 		all = append(append(all, n.topLevel(s)...), n.command(s))
 	}
 	all = append(append(all, system.TopLevel(s)...), registry.Commands(s)...)
-	return append(all, network.Command(s), volume.Command(s), contexts.Command(s))
+	return append(all, network.Command(s), volume.Command(s), contexts.Command(s), newBuilderCommand(s))
 }
 
 // single is the command called word, nil if there is none.
@@ -62,6 +67,8 @@ func single(s *session.Session, word string) *cobra.Command {
 		return volume.Command(s)
 	case "context":
 		return contexts.Command(s)
+	case "builder":
+		return newBuilderCommand(s)
 	}
 	sets := []func(*session.Session) []*cobra.Command{system.TopLevel, registry.Commands}
 	for _, n := range nouns() {
