@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -51,6 +52,10 @@ func (b *Builder) handler() http.Handler {
 // fail answers with the status of err's class, if nothing was answered yet.
 func (b *Builder) fail(w http.ResponseWriter, r *http.Request, err error) {
 	b.log.Debug("request", "path", r.URL.Path, "err", err)
+	// A client that still sends its context does not listen until it is done.
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		b.log.Debug("read the rest of the request", "err", err)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(errhttp.ToHTTP(err))
 	if err := json.NewEncoder(w).Encode(common.ErrorResponse{Message: err.Error()}); err != nil {

@@ -25,9 +25,6 @@ const (
 // build answers POST /build.
 func (b *Builder) build(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	if err := fullDuplex(w); err != nil {
-		return err
-	}
 	switch version := q.Get("version"); version {
 	case "", "1":
 		return b.classic(w, r)

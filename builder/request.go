@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -287,9 +286,4 @@ func (r *buildRequest) parseOutputs(q url.Values, classic bool) error {
 		}
 	}
 	return nil
-}
-
-// fullDuplex lets an answer begin before the request's body has ended.
-func fullDuplex(w http.ResponseWriter) error {
-	return http.NewResponseController(w).EnableFullDuplex()
 }

@@ -126,9 +126,7 @@ func (p *process) transport(two bool) *http.Transport {
 	return &http.Transport{
 		Protocols:          protocols,
 		DisableCompression: true,
-		// A build may answer before it has read all of the request: such a
-		// connection can't be used again.
-		DisableKeepAlives: !two,
+		DisableKeepAlives:  !two, // the process may end between two requests
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", p.socket)
 		},
@@ -173,20 +171,13 @@ func (p *process) stop() {
 	}
 }
 
-// forward answers the request by the process: bodies flow in both directions at
-// once, upgrades become raw streams, trailers of gRPC pass. It returns when the
-// exchange has ended.
+// forward answers the request by the process: answers flow as they come, upgrades
+// become raw streams, trailers of gRPC pass. It returns when the exchange has
+// ended.
 func (p *process) forward(w http.ResponseWriter, r *http.Request) error {
 	transport := p.http1
 	if isGRPC(r) {
 		transport = p.http2
-	} else {
-		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-			return err
-		}
-		if r.Header.Get("Upgrade") == "" {
-			w.Header().Set("Connection", "close") // as for our own, see transport
-		}
 	}
 	var failed error
 	proxy := httputil.ReverseProxy{
