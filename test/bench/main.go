@@ -114,7 +114,7 @@ func run(oursDir, stockDir, cli, rootfs string, n int) error {
 				return err
 			}
 		}
-		<-time.After(5 * time.Second) // shims give memory back when idle for three
+		<-time.After(5 * time.Second) // shims give memory back when they are idle
 		per[i] = (e.memory() - before) / containers
 	}
 	row(fmt.Sprintf("memory per idle container (of %d), PSS", containers), "MiB", per[0], per[1])
