@@ -403,10 +403,11 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 	}
 	defer root.Close()
 	defer func() { err = errors.Join(err, m.unmountVolumes(r)) }()
-	if err := m.mountVolumes(ctx, r); err != nil {
+	ready, err := m.mountVolumes(ctx, r)
+	if err != nil {
 		return err
 	}
-	for _, p := range r.Mounts {
+	for _, p := range ready.Mounts {
 		if !p.CopyUp || p.subpath() != "" { // Docker: a part of a volume is used as it is
 			continue
 		}

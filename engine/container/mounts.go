@@ -328,7 +328,7 @@ func (m *Manager) acquireVolumes(ctx context.Context, r *record) error {
 		if p.Type != mount.TypeVolume {
 			continue
 		}
-		req := volume.CreateRequest{Name: p.Name}
+		req := volume.CreateRequest{Name: p.Name, Driver: r.volumeDriver(p)}
 		if p.Spec != nil && p.Spec.VolumeOptions != nil {
 			req.Labels = p.Spec.VolumeOptions.Labels
 			if d := p.Spec.VolumeOptions.DriverConfig; d != nil {
@@ -345,18 +345,23 @@ func (m *Manager) acquireVolumes(ctx context.Context, r *record) error {
 	return nil
 }
 
-// mountVolumes mounts the volumes of r that have something to mount.
-// unmountVolumes is its counterpart, also after an error.
-func (m *Manager) mountVolumes(ctx context.Context, r *record) error {
-	for _, p := range r.Mounts {
+// mountVolumes mounts the volumes of r that have something to mount, and returns r
+// with the directories that they are found in. unmountVolumes is its counterpart,
+// also after an error.
+func (m *Manager) mountVolumes(ctx context.Context, r *record) (*record, error) {
+	c := *r
+	c.Mounts = slices.Clone(r.Mounts)
+	for i := range c.Mounts {
+		p := &c.Mounts[i]
 		if p.Type != mount.TypeVolume {
 			continue
 		}
-		if _, err := m.Volumes.Mount(ctx, p.Name, r.ID); err != nil {
-			return err
+		var err error
+		if p.Source, err = m.Volumes.Mount(ctx, p.Name, r.ID); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return &c, nil
 }
 
 func (m *Manager) unmountVolumes(r *record) error {
@@ -414,4 +419,13 @@ func tmpfsOptions(m *mount.Mount) ([]string, error) {
 		opts = append(opts, strings.Join(opt, "="))
 	}
 	return opts, nil
+}
+
+// volumeDriver is the driver that --volume-driver names for the volumes of -v and
+// of the image; those that exist keep theirs.
+func (r *record) volumeDriver(p *mountPoint) string {
+	if p.Spec != nil && p.Spec.VolumeOptions != nil && p.Spec.VolumeOptions.DriverConfig != nil {
+		return ""
+	}
+	return r.HostConfig.VolumeDriver
 }

@@ -202,8 +202,9 @@ func (m *Manager) launch(ctx context.Context, e *entry, r *record) (run launched
 		return run, err
 	}
 	onFailure(func(context.Context) error { return run.closeSink() })
-	onFailure(func(context.Context) error { return m.unmountVolumes(r) })
-	if err := m.mountVolumes(ctx, r); err != nil {
+	asked := r
+	onFailure(func(context.Context) error { return m.unmountVolumes(asked) })
+	if r, err = m.mountVolumes(ctx, r); err != nil {
 		return run, err
 	}
 	sources, err := m.openSources(ctx, r, &in)

@@ -198,8 +198,6 @@ func checkUnsupported(h *api.HostConfig) error {
 		return invalid("--storage-opt is not supported by this engine's snapshotter")
 	case h.IOMaximumBandwidth != 0 || h.IOMaximumIOps != 0:
 		return invalid("Invalid QoS settings: %s does not support Maximum IO Bandwidth or Maximum IO IOps", runtime.GOOS)
-	case h.VolumeDriver != "" && h.VolumeDriver != "local":
-		return notFound("error looking up volume plugin %s: plugin %q not found", h.VolumeDriver, h.VolumeDriver)
 	}
 	return nil
 }

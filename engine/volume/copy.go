@@ -61,6 +61,9 @@ func (s *Store) claimRename(name, to string) (*entry, error) {
 	if !ok || e.busy {
 		return nil, notFound(name)
 	}
+	if e.meta.Driver != "" {
+		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("rename %s: the volume belongs to the plugin %s, which knows it by its name", name, e.meta.Driver))
+	}
 	if len(e.users) > 0 {
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("rename %s: volume is in use - %v", name, slices.Sorted(maps.Keys(e.users))))
 	}

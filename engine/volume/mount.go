@@ -58,11 +58,22 @@ func (s *Store) Mount(ctx context.Context, name, user string) (string, error) {
 		return "", err
 	}
 	path := s.Path(name)
-	if !mounted(opts) {
+	if e.meta.Driver == "" && !mounted(opts) {
 		return path, nil
 	}
 	e.mounting.Lock() // held over the mount, for this volume only
 	defer e.mounting.Unlock()
+	if e.meta.Driver != "" {
+		d, err := s.driver(ctx, e.meta.Driver)
+		if err == nil {
+			path, err = d.mount(ctx, name, user)
+		}
+		if err != nil {
+			return "", errdefs.ErrUnknown.WithMessage(fmt.Sprintf("error while mounting volume '%s': %s", e.meta.Mountpoint, err))
+		}
+		e.mounts[user] = struct{}{}
+		return path, nil
+	}
 	if len(e.mounts) == 0 {
 		on, err := isMount(path)
 		if err == nil && !on { // else an engine before this one has left it
@@ -89,11 +100,23 @@ func (s *Store) Adopt(name, user string) {
 // Unmount takes back Mount. With the last user of a volume its mount goes.
 func (s *Store) Unmount(name, user string) error {
 	e, opts, err := s.mountable(name)
-	if err != nil || !mounted(opts) {
+	if err != nil || e.meta.Driver == "" && !mounted(opts) {
 		return nil
 	}
 	e.mounting.Lock()
 	defer e.mounting.Unlock()
+	if e.meta.Driver != "" {
+		if _, used := e.mounts[user]; !used {
+			return nil
+		}
+		delete(e.mounts, user)
+		ctx := context.Background() // bounded by the plugin's timeout
+		d, err := s.driver(ctx, e.meta.Driver)
+		if err != nil {
+			return err
+		}
+		return d.unmount(ctx, name, user)
+	}
 	delete(e.mounts, user)
 	if len(e.mounts) > 0 {
 		return nil

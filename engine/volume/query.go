@@ -35,7 +35,7 @@ func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (a
 		if e.busy || filtered && dangling != (len(e.users) == 0) {
 			continue
 		}
-		if d := filters["driver"]; len(d) > 0 && !d[driverName] {
+		if d := filters["driver"]; len(d) > 0 && !d[e.meta.driver()] {
 			continue
 		}
 		if !matchesName(filters["name"], name) || !hasLabels(filters["label"], e.meta.Labels) {

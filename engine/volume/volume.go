@@ -33,6 +33,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	api "github.com/moby/moby/api/types/volume"
 
+	"lighter/engine/plugin"
 	"lighter/internal/atomicfile"
 )
 
@@ -54,9 +55,10 @@ type Publisher interface {
 // Store keeps the volumes of one engine. Make it with Open. It is safe for
 // concurrent use; no method waits for another volume's disk work.
 type Store struct {
-	root   string
-	events Publisher
-	log    *slog.Logger
+	root    string
+	events  Publisher
+	log     *slog.Logger
+	plugins plugin.Dirs
 
 	mu      sync.Mutex // guards the fields below
 	volumes map[string]*entry
@@ -83,12 +85,22 @@ type metadata struct {
 	CreatedAt time.Time         `json:"createdAt"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Options   map[string]string `json:"options,omitempty"`
+	Driver    string            `json:"driver,omitempty"` // a plugin; "" for the local driver
+	// Mountpoint is what a plugin has said.
+	Mountpoint string `json:"mountpoint,omitempty"`
+}
+
+func (m *metadata) driver() string {
+	if m.Driver == "" {
+		return driverName
+	}
+	return m.Driver
 }
 
 // Open loads the volumes below root, which it creates, and removes the leftovers
 // of interrupted operations.
 func Open(root string, publisher Publisher, log *slog.Logger) (*Store, error) {
-	s := &Store{root: root, events: publisher, log: log, volumes: make(map[string]*entry)}
+	s := &Store{root: root, events: publisher, log: log, plugins: plugin.DefaultDirs(), volumes: make(map[string]*entry)}
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
@@ -173,8 +185,12 @@ func (s *Store) Acquire(ctx context.Context, req api.CreateRequest, container st
 }
 
 func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) (api.Volume, bool, error) {
+	var remote *volumeDriver
 	if req.Driver != "" && req.Driver != driverName {
-		return api.Volume{}, false, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", req.Driver, req.Driver))
+		var err error
+		if remote, err = s.driver(ctx, req.Driver); err != nil {
+			return api.Volume{}, false, err
+		}
 	}
 	if req.ClusterVolumeSpec != nil {
 		return api.Volume{}, false, errdefs.ErrNotImplemented.WithMessage("cluster volumes are not supported")
@@ -192,8 +208,10 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 	if err := CheckName(name); err != nil {
 		return api.Volume{}, false, fmt.Errorf("create %s: %w", name, err)
 	}
-	if err := checkOptions(req.DriverOpts); err != nil {
-		return api.Volume{}, false, fmt.Errorf("create %s: %w", name, err)
+	if remote == nil {
+		if err := checkOptions(req.DriverOpts); err != nil {
+			return api.Volume{}, false, fmt.Errorf("create %s: %w", name, err)
+		}
 	}
 
 	e, created, err := s.reserve(name, user)
@@ -201,7 +219,19 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 		return s.view(e, name), false, err
 	}
 	meta := metadata{Name: name, CreatedAt: time.Now(), Labels: labels, Options: req.DriverOpts}
-	if err := s.write(meta); err != nil {
+	if remote != nil {
+		meta.Driver = req.Driver
+		err = remote.create(ctx, name, req.DriverOpts)
+		if err == nil {
+			meta.Mountpoint, _ = remote.path(ctx, name) // what Mount answers counts
+		}
+	}
+	if err == nil {
+		if err = s.write(meta); err != nil && remote != nil {
+			err = errors.Join(err, remote.remove(context.WithoutCancel(ctx), name))
+		}
+	}
+	if err != nil {
 		s.mu.Lock()
 		delete(s.volumes, name)
 		s.mu.Unlock()
@@ -309,7 +339,16 @@ func (s *Store) Remove(ctx context.Context, name string, force bool) error {
 		}
 		return err
 	}
-	if err := s.delete(name); err != nil {
+	if e.meta.Driver != "" {
+		var d *volumeDriver
+		if d, err = s.driver(ctx, e.meta.Driver); err == nil {
+			err = d.remove(ctx, name)
+		}
+	}
+	if err == nil {
+		err = s.delete(name)
+	}
+	if err != nil {
 		s.mu.Lock()
 		e.busy = false
 		s.mu.Unlock()
@@ -362,13 +401,16 @@ func (s *Store) delete(name string) error {
 func (s *Store) Usage(ctx context.Context, name string) (api.UsageData, error) {
 	s.mu.Lock()
 	e, ok := s.volumes[name]
-	refs := 0
+	refs, remote := 0, false
 	if ok {
-		refs = len(e.users)
+		refs, remote = len(e.users), e.meta.Driver != ""
 	}
 	s.mu.Unlock()
 	if !ok {
 		return api.UsageData{}, notFound(name)
+	}
+	if remote {
+		return api.UsageData{RefCount: int64(refs), Size: -1}, nil
 	}
 	size, err := dirSize(ctx, s.Path(name))
 	if err != nil {
@@ -428,13 +470,21 @@ func (s *Store) view(e *entry, name string) api.Volume {
 	defer s.mu.Unlock()
 	return api.Volume{
 		Name:       name,
-		Driver:     driverName,
-		Mountpoint: s.Path(name),
+		Driver:     e.meta.driver(),
+		Mountpoint: s.mountpoint(e, name),
 		CreatedAt:  e.meta.CreatedAt.Format(time.RFC3339),
 		Labels:     maps.Clone(e.meta.Labels),
 		Options:    maps.Clone(e.meta.Options),
 		Scope:      "local",
 	}
+}
+
+// mountpoint is where a volume is found when it is mounted.
+func (s *Store) mountpoint(e *entry, name string) string {
+	if e.meta.Driver != "" {
+		return e.meta.Mountpoint
+	}
+	return s.Path(name)
 }
 
 func notFound(name string) error {
