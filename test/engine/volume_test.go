@@ -90,7 +90,9 @@ func TestVolumeCopies(t *testing.T) {
 	d.OK("volume", "create", "--label", "team=a", "one")
 	d.OK("run", "--rm", "-v", "one:/v", "busybox", "sh", "-c", "mkdir /v/d; echo text > /v/d/f; ln /v/d/f /v/hard; ln -s /etc/passwd /v/soft; chown -R 5:6 /v; chmod 1751 /v")
 	const list = "cd /v; stat -c '%a %u' .; find . ! -name . | sort; stat -c %h hard; readlink soft; cat d/f"
-	show := func(name string) string { return d.OK("run", "--rm", "-v", name+":/v:nocopy", "busybox", "sh", "-c", list) }
+	show := func(name string) string {
+		return d.OK("run", "--rm", "-v", name+":/v:nocopy", "busybox", "sh", "-c", list)
+	}
 	want := show("one")
 
 	if got := d.OK("volume", "clone", "one", "two"); got != "two" || show("two") != want {
