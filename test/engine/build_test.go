@@ -162,3 +162,32 @@ func TestClassicBuildRefuses(t *testing.T) {
 		t.Errorf("images are left: %s", images)
 	}
 }
+
+// TestClassicBuildByCLI: the stock command line without its buildx plugin uses the
+// classic endpoint.
+func TestClassicBuildByCLI(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	stock := harness.StockDocker()
+	if stock == "" {
+		t.Log("no stock command line on this machine: TestClassicBuild has its requests")
+		return
+	}
+	d := harness.Start(t, harness.Options{})
+	d.Busybox()
+	dir := files{"Dockerfile": "FROM busybox\nARG A\nRUN echo $A > /a\nCMD [\"cat\", \"/a\"]\n"}.dir(t)
+	t.Setenv("DOCKER_BUILDKIT", "0")
+	r := d.CLI(stock, "", "build", "-t", "stock:1", "--build-arg", "A=b", dir)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "Successfully tagged stock:1") {
+		t.Fatalf("build: %+v", r)
+	}
+	if got := d.OK("run", "--rm", "stock:1"); got != "b" {
+		t.Errorf("the image prints %q", got)
+	}
+	if id := d.CLI(stock, "", "build", "-q", dir); id.Code != 0 || !strings.HasPrefix(id.Stdout, "sha256:") {
+		t.Errorf("build -q: %+v", id)
+	}
+	failing := files{"Dockerfile": "FROM busybox\nRUN exit 9\n"}.dir(t)
+	if r := d.CLI(stock, "", "build", failing); r.Code != 9 || !strings.Contains(r.Stderr, "returned a non-zero code: 9") {
+		t.Errorf("a failing step: %+v", r)
+	}
+}
