@@ -94,8 +94,17 @@ func TestOrphans(t *testing.T) {
 	r := run(t)
 	var exit <-chan Exit
 	var pid int
-	err := r.Do(func() error {
-		out, err := exec.Command("/bin/sh", "-c", "sh -c 'exec >&-; read x <&3; exit 5' 3<&0 & echo $!").Output()
+	held, release, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	err = r.Do(func() error {
+		// The orphan ends after its parent, which would reap it otherwise.
+		defer release.Close()
+		cmd := exec.Command("/bin/sh", "-c", "sh -c 'exec >&-; read x <&3; exit 5' & echo $!")
+		cmd.ExtraFiles = []*os.File{held}
+		out, err := cmd.Output()
 		if err != nil {
 			return err
 		}
