@@ -102,7 +102,7 @@ func TestOrphans(t *testing.T) {
 	err = r.Do(func() error {
 		// The orphan ends after its parent, which would reap it otherwise.
 		defer release.Close()
-		cmd := exec.Command("/bin/sh", "-c", "sh -c 'exec >&-; read x <&3; exit 5' & echo $!")
+		cmd := exec.Command("/bin/sh", "-c", "sh -c 'exec >&- 2>&-; read x <&3; exit 5' & echo $!")
 		cmd.ExtraFiles = []*os.File{held}
 		out, err := cmd.Output()
 		if err != nil {
