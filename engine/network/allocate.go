@@ -323,6 +323,8 @@ func (m *Manager) way(ep *endpointRecord, ipv6 bool) portmap.Way {
 		s = n.v6
 	}
 	switch {
+	case !n.driver.publishes():
+		return portmap.None
 	case m.table == nil:
 		return portmap.Forward
 	case s.mode == modeRouted:

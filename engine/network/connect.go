@@ -82,13 +82,14 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, ns *os.File) error {
 	x := m.exitsOf(sb.rec)
 	attached := false
 	for _, ep := range sb.rec.Endpoints {
-		if ep.Link == "" {
+		if ep.IfName == "" {
 			continue
 		}
 		if err := m.attach(ns, sb, ep, x); err != nil {
 			return err
 		}
-		undo.Add(func() error { return m.links.Detach(ep.Link) })
+		n := m.network(ep.NetworkID)
+		undo.Add(func() error { return n.driver.detach(context.WithoutCancel(ctx), ns, n, ep) })
 		attached = true
 	}
 	if !attached {
@@ -117,12 +118,13 @@ func (m *Manager) attach(ns *os.File, sb *sandbox, ep *endpointRecord, x exits) 
 		return err
 	}
 	l := link{
-		hostName:  ep.Link,
-		name:      ep.IfName,
-		mac:       net.HardwareAddr(ep.MAC),
-		addrs:     append(ep.prefixes(), linkLocal(ep.Settings)...),
-		sysctls:   sysctls,
-		published: len(sb.rec.Bindings) > 0,
+		endpointID: ep.EndpointID,
+		hostName:   ep.Link,
+		name:       ep.IfName,
+		mac:        net.HardwareAddr(ep.MAC),
+		addrs:      append(ep.prefixes(), linkLocal(ep.Settings)...),
+		sysctls:    sysctls,
+		published:  len(sb.rec.Bindings) > 0,
 	}
 	if ep == x.v4 {
 		l.gateways = append(l.gateways, ep.Gateway)
@@ -166,7 +168,7 @@ func (m *Manager) publish(ctx context.Context, sb *sandbox) error {
 	want := m.firewallPorts(sb.rec)
 	if m.table != nil && !slices.Equal(want, sb.published) {
 		if x.v4 != nil {
-			if err := bridge.RouteLocalnet(m.network(x.v4.NetworkID).Bridge); err != nil {
+			if err := m.routeLocalnet(m.network(x.v4.NetworkID)); err != nil {
 				return fmt.Errorf("allow published ports on loopback addresses: %w", err)
 			}
 		}
@@ -187,6 +189,15 @@ func (m *Manager) publish(ctx context.Context, sb *sandbox) error {
 		}
 	}
 	return nil
+}
+
+// routeLocalnet lets the host's loopback addresses reach ports that a container on
+// n publishes.
+func (m *Manager) routeLocalnet(n *netw) error {
+	if n.Bridge == "" {
+		return nil
+	}
+	return bridge.RouteLocalnet(n.Bridge)
 }
 
 // target is the container's address that traffic for a host address is forwarded
@@ -230,7 +241,7 @@ func (m *Manager) firewallPorts(rec *sandboxRecord) []firewall.Port {
 	var ports []firewall.Port
 	for _, b := range rec.Bindings {
 		ep := x.of(b.HostIP)
-		if b.Forward || ep == nil {
+		if b.Forward || ep == nil || !m.network(ep.NetworkID).driver.publishes() {
 			continue
 		}
 		p := firewall.Port{Proto: protocol(b.Proto), HostIP: b.HostIP, HostPort: b.HostPort, Addr: ep.addrOf(b.HostIP), Port: b.Port}
@@ -271,7 +282,7 @@ func (m *Manager) Release(ctx context.Context, containerID string) error {
 	errs := []error{m.stopResolver(sb), portmap.CloseAll(sb.sockets), m.unpublish(ctx, sb)}
 	sb.sockets = nil
 	if sb.connected {
-		errs = append(errs, m.links.Disable(linksOf(sb.rec.Endpoints)...))
+		errs = append(errs, m.links.Disable(linksOf(sb.rec.Endpoints)...), m.leave(ctx, sb.rec.Endpoints))
 	}
 	if sb.connected {
 		m.announceEndpoints(events.ActionDisconnect, containerID, sb.rec.Endpoints...)
@@ -284,6 +295,17 @@ func (m *Manager) Release(ctx context.Context, containerID string) error {
 		return fmt.Errorf("release network of container %q: %w", containerID, err)
 	}
 	return nil
+}
+
+// leave tells drivers that the container of the endpoints is gone.
+func (m *Manager) leave(ctx context.Context, eps []*endpointRecord) error {
+	var errs []error
+	for _, ep := range eps {
+		if n := m.network(ep.NetworkID); n != nil && ep.IfName != "" {
+			errs = append(errs, n.driver.detach(ctx, nil, n, ep))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func linksOf(eps []*endpointRecord) []string {

@@ -25,7 +25,8 @@
 //
 // # What differs from Docker
 //
-// Networks of driver bridge are supported, and the predefined networks bridge,
+// Networks of the drivers bridge, macvlan and ipvlan are supported, and the
+// predefined networks bridge,
 // host and none. Unknown options of networks and endpoints are refused. Names of
 // containers that the name server knows are answered for every type of record,
 // with an empty answer where Docker would ask the host's servers; a change of the

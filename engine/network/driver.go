@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -28,22 +29,38 @@ type driver interface {
 	// addresses. After an error nothing is left. Errors: errNotMade if what ensure
 	// makes is missing.
 	attach(ns *os.File, n *netw, l link) error
+	// attached reports whether the container in ns has the link of ep.
+	attached(ns *os.File, n *netw, ep *endpointRecord) (bool, error)
+	// detach removes the link of ep, which may be gone. ns is nil when the
+	// container is, and its links with it: then only what the driver keeps on the
+	// host is removed, and what the Manager deletes itself (ep.Link) is not.
+	detach(ctx context.Context, ns *os.File, n *netw, ep *endpointRecord) error
 	// policy is what the firewall has to know of a network; ok is false if
 	// nothing of it passes the host's firewall.
 	policy(n *netw) (p firewall.Network, ok bool)
 	// publishes reports whether ports of containers can be published on the host's
 	// addresses.
 	publishes() bool
+	// traits say what differs for endpoints of the network.
+	traits(n *netw) traits
+}
+
+// traits of a network's links.
+type traits struct {
+	hostLink bool // a link has an end on the host
+	ownMAC   bool // it has a hardware address of its own
+	onLink   bool // the default route leads to the link and not to a gateway
 }
 
 // link is a container's connection to a network.
 type link struct {
-	hostName string // of the end on the host
-	name     string // in the container
-	mac      net.HardwareAddr
-	addrs    []netip.Prefix
-	gateways []netip.Addr // default routes, at most one per family
-	sysctls  []bridge.Sysctl
+	endpointID string
+	hostName   string // of the end on the host
+	name       string // in the container
+	mac        net.HardwareAddr
+	addrs      []netip.Prefix
+	gateways   []netip.Addr // default routes, at most one per family
+	sysctls    []bridge.Sysctl
 	// published says that ports of the container are.
 	published bool
 }
@@ -65,8 +82,12 @@ func (m *Manager) driverOf(r *networkRecord) (driver, error) {
 	switch {
 	case r.Network.ConfigOnly, r.Network.Driver == "host", r.Network.Driver == "null":
 		return nil, nil
-	case r.Network.Driver == "bridge":
+	}
+	switch r.Network.Driver {
+	case "bridge":
 		return bridgeDriver{m}, nil
+	case driverMacvlan, driverIpvlan:
+		return childDriver{m, bridge.Kind(r.Network.Driver)}, nil
 	}
 	return nil, fmt.Errorf("unknown network driver %q", r.Network.Driver)
 }
@@ -94,6 +115,22 @@ func (d bridgeDriver) ensure(n *netw) error {
 func (d bridgeDriver) remove(n *netw) error { return d.m.links.Detach(n.Bridge) }
 
 func (d bridgeDriver) publishes() bool { return true }
+
+func (d bridgeDriver) traits(*netw) traits { return traits{hostLink: true, ownMAC: true} }
+
+func (d bridgeDriver) attached(_ *os.File, _ *netw, ep *endpointRecord) (bool, error) {
+	return d.m.links.Exists(ep.Link)
+}
+
+func (d bridgeDriver) detach(_ context.Context, ns *os.File, _ *netw, ep *endpointRecord) error {
+	if ns == nil {
+		return nil
+	}
+	if err := d.m.links.Disable(ep.Link); err != nil {
+		return err
+	}
+	return d.m.links.Detach(ep.Link)
+}
 
 func (d bridgeDriver) attach(ns *os.File, n *netw, l link) error {
 	err := d.m.links.Attach(ns, bridge.Endpoint{

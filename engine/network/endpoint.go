@@ -63,7 +63,17 @@ func (m *Manager) endpointLocked(rec *sandboxRecord, n *netw, s *network.Endpoin
 			*f.gateway = f.segment.gateway()
 		}
 	}
-	ep.Link = "veth" + ep.EndpointID[:maxNameBytes-len("veth")]
+	tr := n.driver.traits(n)
+	if tr.hostLink {
+		ep.Link = "veth" + ep.EndpointID[:maxNameBytes-len("veth")]
+	}
+	if !tr.ownMAC {
+		if len(s.MacAddress) > 0 {
+			n.release(ep)
+			return nil, invalid("links of driver %s have no hardware address of their own: leave out the MAC address", n.Network.Driver)
+		}
+		return ep, nil
+	}
 	if ep.MAC, err = hardwareAddr(s, ep); err != nil {
 		n.release(ep)
 		return nil, err

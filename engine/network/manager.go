@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -161,8 +162,8 @@ func (m *Manager) loadNetworks() error {
 	}
 	for _, r := range gone {
 		if r.Made {
-			if err := m.links.Detach(r.Bridge); err != nil {
-				m.log.Warn("remove bridge of deleted network", "network", r.Network.Name, "err", err)
+			if err := m.links.Detach(r.hostLink()); err != nil {
+				m.log.Warn("remove link of deleted network", "network", r.Network.Name, "err", err)
 				continue
 			}
 		}
@@ -186,7 +187,7 @@ func (m *Manager) newNetwork(r *networkRecord) (n *netw, err error) {
 	if n.driver, err = m.driverOf(r); err != nil || n.driver == nil {
 		return n, err
 	}
-	if n.opts, err = parseOptions(r.Network.Options); err != nil {
+	if n.opts, err = parseOptions(r.Network.Driver, r.Network.Options); err != nil {
 		return nil, err
 	}
 	if n.v4, err = newSegment(r, r.Addr, r.UserSubnet, n.opts.mode4); err != nil {
@@ -200,6 +201,9 @@ func (m *Manager) newNetwork(r *networkRecord) (n *netw, err error) {
 	}
 	return n, nil
 }
+
+// hostLink is the link on the host that the network is made of.
+func (r *networkRecord) hostLink() string { return cmp.Or(r.Bridge, r.Parent) }
 
 // ensurePredefined makes the records of host, none and bridge, and the default
 // bridge itself.
@@ -444,7 +448,7 @@ func (m *Manager) Close(ctx context.Context, keep bool) error {
 		}
 		for _, n := range networks {
 			if n.Made {
-				errs = append(errs, m.links.RemoveUnused(n.Bridge))
+				errs = append(errs, m.links.RemoveUnused(n.hostLink()))
 			}
 		}
 	}

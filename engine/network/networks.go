@@ -142,7 +142,7 @@ func joinErr(err, cleanup error) error {
 	return fmt.Errorf("%w (and then: %v)", err, cleanup)
 }
 
-// checkCreate refuses what is not a bridge network of this host.
+// checkCreate refuses what is not a network of this host.
 func checkCreate(req *network.CreateRequest) error {
 	switch req.Name {
 	case network.NetworkBridge, network.NetworkHost, network.NetworkNone, network.NetworkDefault:
@@ -161,8 +161,7 @@ func checkCreate(req *network.CreateRequest) error {
 		return forbidden("only one instance of %q network is allowed", req.Driver)
 	case "overlay":
 		return forbidden("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
-	case "macvlan", "ipvlan":
-		return notImplemented("network driver %q is not supported yet", req.Driver)
+	case driverMacvlan, driverIpvlan:
 	default:
 		return &classed{fmt.Sprintf("could not find plugin %s in v1 plugin registry: plugin not found", req.Driver), errdefs.ErrNotFound}
 	}
@@ -228,7 +227,7 @@ func (m *Manager) define(req network.CreateRequest) (n *netw, warnings []string,
 	if taken {
 		return nil, nil, &classed{fmt.Sprintf("network with name %s already exists", req.Name), errdefs.ErrAlreadyExists}
 	}
-	opts, err := parseOptions(req.Options)
+	opts, err := parseOptions(req.Driver, req.Options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -278,7 +277,9 @@ func (m *Manager) define(req network.CreateRequest) (n *netw, warnings []string,
 		if err != nil {
 			return nil, nil, err
 		}
-		if warning != "" {
+		// Containers with links of their own on the host's are meant to be in its
+		// subnets.
+		if warning != "" && req.Driver == "bridge" {
 			warnings = append(warnings, warning)
 		}
 		// The bridge has the gateway's address: it is the gateway.
@@ -290,15 +291,23 @@ func (m *Manager) define(req network.CreateRequest) (n *netw, warnings []string,
 		n, err = m.newNetwork(r)
 		return n, warnings, err
 	}
-	r.Bridge, r.Made = opts.name, true
-	if r.Bridge == "" {
-		r.Bridge = "br-" + r.Network.ID[:12]
-	}
-	if err := m.checkLink(r.Bridge); err != nil {
+	if err := m.defineLink(r, &opts); err != nil {
 		return nil, nil, err
 	}
 	n, err = m.newNetwork(r)
 	return n, warnings, err
+}
+
+// defineLink settles what the network is made of on the host.
+func (m *Manager) defineLink(r *networkRecord, opts *options) error {
+	if r.Network.Driver != "bridge" {
+		return m.defineParent(r, opts)
+	}
+	r.Bridge, r.Made = opts.name, true
+	if r.Bridge == "" {
+		r.Bridge = "br-" + r.Network.ID[:12]
+	}
+	return m.checkLink(r.Bridge)
 }
 
 // wantedFamilies settles which address families a network has. given6 says that
@@ -324,7 +333,7 @@ func wantedFamilies(req *network.CreateRequest, opts *options, given6 bool) (wan
 // checkLink refuses the name of a link that exists.
 func (m *Manager) checkLink(name string) error {
 	for _, n := range m.snapshot() {
-		if n.driver != nil && n.Bridge == name {
+		if n.driver != nil && n.hostLink() == name {
 			return forbidden("network interface name %s is already used by network %s", name, n.Network.Name)
 		}
 	}

@@ -70,7 +70,7 @@ func TestCreateRefuses(t *testing.T) {
 		{network.CreateRequest{Name: "a/b"}, errdefs.IsInvalidArgument, "invalid name"},
 		{network.CreateRequest{Name: "n", Driver: "host"}, errdefs.IsPermissionDenied, `only one instance of "host" network is allowed`},
 		{network.CreateRequest{Name: "n", Driver: "overlay"}, errdefs.IsPermissionDenied, "This node is not a swarm manager."},
-		{network.CreateRequest{Name: "n", Driver: "macvlan"}, errdefs.IsNotImplemented, `"macvlan" is not supported`},
+		{network.CreateRequest{Name: "n", Driver: "macvlan", Options: map[string]string{"parent": "absent"}}, errdefs.IsInvalidArgument, "does not exist"},
 		{network.CreateRequest{Name: "n", Driver: "../x"}, errdefs.IsNotFound, "plugin not found"},
 		{network.CreateRequest{Name: "n", EnableIPv4: &no}, errdefs.IsInvalidArgument, "IPv4 or IPv6 must be enabled"},
 		{network.CreateRequest{Name: "n", Ingress: true}, errdefs.IsPermissionDenied, "swarm"},

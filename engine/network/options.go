@@ -59,6 +59,11 @@ type options struct {
 	trusted      []string // links
 	mtu          int      // bytes
 	ifPrefix     string
+	mtuGiven     bool
+	// Those of macvlan and ipvlan networks.
+	parent    string // link of the host
+	childMode uint32 // of the kernel's
+	childFlag uint16
 	// enable4 and enable6 are nil when they are not given.
 	enable4, enable6 *bool
 }
@@ -99,7 +104,12 @@ var bridgeOptions = map[string]func(o *options, value string) error{
 		}
 		return nil
 	},
+}
+
+// commonOptions are those that all networks with links have.
+var commonOptions = map[string]func(o *options, value string) error{
 	optMTU: func(o *options, v string) (err error) {
+		o.mtuGiven = true
 		if o.mtu, err = strconv.Atoi(v); err == nil && o.mtu == 0 {
 			o.mtu = defaultMTU
 		}
@@ -152,15 +162,36 @@ func parseMode(v string) (gatewayMode, error) {
 	return "", invalid("unknown gateway mode %s: it is nat, nat-unprotected, routed or isolated", v)
 }
 
-// parseOptions reads the options of a bridge network.
+// knownOptions returns the options of a driver and how they are read.
+func knownOptions(driver string) map[string]func(*options, string) error {
+	known := maps.Clone(commonOptions)
+	switch driver {
+	case "bridge":
+		maps.Copy(known, bridgeOptions)
+	case driverMacvlan:
+		maps.Copy(known, macvlanOptions)
+	case driverIpvlan:
+		maps.Copy(known, ipvlanOptions)
+	}
+	return known
+}
+
+// parseOptions reads the options of a network of the driver.
 //
 // Errors: InvalidArgument, for an unknown option with the nearest known one.
-func parseOptions(o map[string]string) (options, error) {
+func parseOptions(driver string, o map[string]string) (options, error) {
 	opts := options{icc: true, masquerade: true, mode4: modeNAT, mode6: modeNAT, mtu: defaultMTU, ifPrefix: defaultIfPrefix}
+	switch driver {
+	case driverMacvlan:
+		opts.childMode = macvlanModes["bridge"]
+	case driverIpvlan:
+		opts.childMode = ipvlanModes["l2"]
+	}
+	known := knownOptions(driver)
 	for _, key := range slices.Sorted(maps.Keys(o)) {
-		parse, ok := bridgeOptions[key]
+		parse, ok := known[key]
 		if !ok {
-			return opts, unknownOption("network", key, slices.Sorted(maps.Keys(bridgeOptions)))
+			return opts, unknownOption("network", key, slices.Sorted(maps.Keys(known)))
 		}
 		if err := parse(&opts, o[key]); err != nil {
 			return opts, invalid("invalid value %q for option %s: %v", o[key], key, err)

@@ -39,7 +39,10 @@ type networkRecord struct {
 	// subnet; a network that does not have a family has no address of it.
 	Addr  netip.Prefix `json:",omitzero"`
 	Addr6 netip.Prefix `json:",omitzero"`
-	// Made says that the link is ours to remove.
+	// Parent is the link of the host that the links of a macvlan or ipvlan network
+	// share.
+	Parent string `json:",omitempty"`
+	// Made says that the link (Bridge or Parent) is ours to remove.
 	Made bool `json:",omitempty"`
 	// UserSubnet says that the user chose the subnet, and may choose addresses.
 	UserSubnet  bool `json:",omitempty"`
@@ -61,7 +64,7 @@ type endpointRecord struct {
 	EndpointID string
 	Settings   *network.EndpointSettings // as requested
 	// The rest is empty for the networks host and none.
-	Link     string               `json:",omitempty"` // on the host
+	Link     string               `json:",omitempty"` // on the host, if the driver has one there
 	IfName   string               `json:",omitempty"` // in the container
 	Addr     netip.Prefix         `json:",omitzero"`
 	Addr6    netip.Prefix         `json:",omitzero"`

@@ -41,7 +41,7 @@ func (m *Manager) loadSandboxes() error {
 func (m *Manager) adopt(r *sandboxRecord) bool {
 	for i, ep := range r.Endpoints {
 		n := m.networks[ep.NetworkID]
-		ok := n != nil && ep.Settings != nil && (n.driver == nil) == (ep.Link == "") && n.reserve(ep)
+		ok := n != nil && ep.Settings != nil && (n.driver == nil) == (ep.IfName == "") && n.reserve(ep)
 		if !ok {
 			for _, taken := range r.Endpoints[:i] {
 				m.freeEndpointLocked(taken)
@@ -109,12 +109,13 @@ func (m *Manager) restore(ctx context.Context, id string, pid int) error {
 	x := m.exitsOf(sb.rec)
 	var errs []error
 	for _, ep := range sb.rec.Endpoints {
-		if ep.Link == "" {
+		if ep.IfName == "" {
 			continue
 		}
-		ok, err := m.links.Exists(ep.Link)
+		n := m.network(ep.NetworkID)
+		ok, err := n.driver.attached(ns, n, ep)
 		if err == nil && !ok {
-			m.log.Warn("container's link is missing, making it again", "container", id, "link", ep.Link)
+			m.log.Warn("container's link is missing, making it again", "container", id, "link", ep.IfName)
 			err = m.attach(ns, sb, ep, x)
 		}
 		errs = append(errs, err)

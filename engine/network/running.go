@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -37,7 +38,8 @@ func (m *Manager) ConnectRunning(ctx context.Context, containerID string, pid in
 		m.setRecord(sb, before)
 		m.withdrawNames(ep)
 		m.announceNames(sb)
-		err = errors.Join(err, m.store.putSandbox(before), m.links.Detach(ep.Link))
+		n := m.network(ep.NetworkID)
+		err = errors.Join(err, m.store.putSandbox(before), n.driver.detach(context.WithoutCancel(ctx), ns, n, ep))
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.freeEndpointLocked(ep)
@@ -89,12 +91,9 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 		return nil, errNoNetwork
 	}
 	ep := sb.rec.Endpoints[i]
-	if err := m.links.Disable(ep.Link); err != nil {
-		return nil, err
-	}
 	// Deleted while the container waits: its interface must be gone when the
 	// user hears of it.
-	if err := m.links.Detach(ep.Link); err != nil {
+	if err := n.driver.detach(ctx, ns, n, ep); err != nil {
 		return nil, err
 	}
 	rec := *sb.rec
@@ -110,10 +109,10 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 	var routes []bridge.Route
 	x := m.exitsOf(&rec)
 	if x.v4 != nil {
-		routes = append(routes, bridge.Route{Name: x.v4.IfName, Gateway: x.v4.Gateway})
+		routes = append(routes, m.routeOf(x.v4, x.v4.Gateway))
 	}
 	if x.v6 != nil {
-		routes = append(routes, bridge.Route{Name: x.v6.IfName, Gateway: x.v6.Gateway6})
+		routes = append(routes, m.routeOf(x.v6, x.v6.Gateway6))
 	}
 	if len(routes) > 0 {
 		errs = append(errs, bridge.DefaultRoutes(ns, routes...))
@@ -123,6 +122,11 @@ func (m *Manager) DisconnectRunning(ctx context.Context, containerID string, pid
 		return nil, err
 	}
 	return m.allocation(&rec)
+}
+
+func (m *Manager) routeOf(ep *endpointRecord, gateway netip.Addr) bridge.Route {
+	n := m.network(ep.NetworkID)
+	return bridge.Route{Name: ep.IfName, Gateway: gateway, OnLink: n.driver.traits(n).onLink}
 }
 
 // running returns the sandbox of a container and its network namespace, which the

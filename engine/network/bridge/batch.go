@@ -221,8 +221,9 @@ func (b *batch) address(index int, p netip.Prefix) {
 	}
 }
 
-// defaultRoute adds a request that makes gw the default gateway.
-func (b *batch) defaultRoute(index int, gw netip.Addr) {
+// defaultRoute adds a request that makes gw the default gateway, or the link
+// itself the way to all addresses of its family.
+func (b *batch) defaultRoute(index int, gw netip.Addr, onLink bool) {
 	req := b.add("add default route via "+gw.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m := nl.NewRtMsg()
 	if gw.Is6() {
@@ -230,8 +231,13 @@ func (b *batch) defaultRoute(index int, gw netip.Addr) {
 	} else {
 		m.Family = unix.AF_INET
 	}
+	if onLink {
+		m.Scope = unix.RT_SCOPE_LINK
+	}
 	req.AddData(m)
-	req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gw.AsSlice()))
+	if !onLink {
+		req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gw.AsSlice()))
+	}
 	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 }
 

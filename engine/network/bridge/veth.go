@@ -26,6 +26,7 @@ type Endpoint struct {
 	MTU      int              // bytes, 0 means the kernel's default
 	Addrs    []netip.Prefix   // with the subnet's prefix length
 	Gateways []netip.Addr     // default routes, at most one per family
+	OnLink   bool             // the default routes lead to the link itself, the gateways only say which family
 	Sysctls  []Sysctl         // of the container's link
 	Hairpin  bool             // frames may leave through the port they came from
 	Isolated bool             // frames pass to the bridge itself only, not to other isolated ports
@@ -73,6 +74,25 @@ func (l *Links) Attach(ns *os.File, ep Endpoint) (err error) {
 		return err
 	}
 
+	if err := configure(ns, ep); err != nil {
+		return err
+	}
+	// The kernel notices later, up to a second, that links have a carrier, and
+	// drops packets until then; the container's first one would be sent again
+	// after another second. Asking for a link makes it notice (Linux 6.8).
+	var d batch
+	d.find(ep.HostName)
+	d.find(ep.Bridge)
+	if _, err := l.do(&d); err != nil {
+		return err
+	}
+	undo.Release()
+	return nil
+}
+
+// configure gives the link ep.Name in the network namespace ns what it needs and
+// brings it and the loopback link up.
+func configure(ns *os.File, ep Endpoint) error {
 	inside, err := socketIn(ns, func() error {
 		// Before the link is up: no link-local address on a network that has no
 		// IPv6 (CVE-2024-32473).
@@ -106,23 +126,11 @@ func (l *Links) Attach(ns *os.File, ep Endpoint) (err error) {
 		c.address(index, a)
 	}
 	for _, gw := range ep.Gateways {
-		c.defaultRoute(index, gw)
+		c.defaultRoute(index, gw, ep.OnLink)
 	}
 	c.find(ep.Name)
-	if _, err := inside.do(&c); err != nil {
-		return err
-	}
-	// The kernel notices later, up to a second, that links have a carrier, and
-	// drops packets until then; the container's first one would be sent again
-	// after another second. Asking for a link makes it notice (Linux 6.8).
-	var d batch
-	d.find(ep.HostName)
-	d.find(ep.Bridge)
-	if _, err := l.do(&d); err != nil {
-		return err
-	}
-	undo.Release()
-	return nil
+	_, err = inside.do(&c)
+	return err
 }
 
 // setSysctl is sysctl for a key that must exist.
@@ -226,6 +234,7 @@ func Loopback(ns *os.File) error {
 type Route struct {
 	Name    string
 	Gateway netip.Addr
+	OnLink  bool // as Endpoint.OnLink
 }
 
 // DefaultRoutes makes routes, at most one per family, the default ones in the
@@ -242,7 +251,7 @@ func DefaultRoutes(ns *os.File, routes ...Route) error {
 		if err != nil {
 			return err
 		}
-		b.defaultRoute(index, r.Gateway)
+		b.defaultRoute(index, r.Gateway, r.OnLink)
 	}
 	_, err = s.do(&b)
 	return err
