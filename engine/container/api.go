@@ -186,6 +186,7 @@ type AttachOptions struct {
 	Stdin, Stdout, Stderr bool
 	Stream                bool   // follow the live streams
 	Logs                  bool   // replay the log first
+	Raw                   bool   // never frame the output, as over WebSocket
 	DetachKeys            string // "" means ctrl-p,ctrl-q
 }
 

@@ -21,7 +21,7 @@ import (
 // AttachSession is one client's connection to the streams of a process. Serve or
 // Close ends it.
 type AttachSession struct {
-	TTY bool // raw bytes; else stdcopy frames
+	Raw bool // the output is plain bytes; else stdcopy frames
 
 	m     *Manager
 	e     *entry
@@ -66,7 +66,7 @@ func (m *Manager) Attach(ctx context.Context, ref string, opts AttachOptions) (*
 		return nil, conflict("container %s is restarting, wait until the container is running", ref)
 	}
 	s := &AttachSession{
-		TTY: r.Config.Tty, m: m, e: e, detached: events.ActionDetach,
+		Raw: r.Config.Tty || opts.Raw, m: m, e: e, detached: events.ActionDetach,
 		stdin: opts.Stdin && opts.Stream && r.Config.OpenStdin, ready: make(chan *shimio.Conn, 1),
 	}
 	if r.Config.Tty {
@@ -90,7 +90,7 @@ func (m *Manager) replay(r *record, opts AttachOptions) func(context.Context, io
 		if path == "" || !logReadable(r) {
 			return notImplemented("configured logging driver does not support reading")
 		}
-		reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{Stdout: opts.Stdout, Stderr: opts.Stderr, Tail: -1, Raw: r.Config.Tty})
+		reader, err := ctrlog.Open(path, r.LogDriver, ctrlog.Options{Stdout: opts.Stdout, Stderr: opts.Stderr, Tail: -1, Raw: r.Config.Tty || opts.Raw})
 		if err != nil {
 			return err
 		}
@@ -100,7 +100,7 @@ func (m *Manager) replay(r *record, opts AttachOptions) func(context.Context, io
 
 // connect dials the shim, or queues the session for the start.
 func (s *AttachSession) connect(ctx context.Context, opts AttachOptions) error {
-	req := shimio.Request{Stdin: s.stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Framed: !s.TTY}
+	req := shimio.Request{Stdin: s.stdin, Stdout: opts.Stdout, Stderr: opts.Stderr, Framed: !s.Raw}
 	s.e.mu.Lock()
 	attachable, removed := s.e.attachable, s.e.pending == nil
 	if !attachable && !removed {
@@ -242,10 +242,9 @@ func (s *AttachSession) Serve(ctx context.Context, client Client) error {
 	return err
 }
 
-// frame is text as the session's client reads it: on standard output, raw with a
-// terminal.
+// frame is text as the session's client reads it, on standard output.
 func (s *AttachSession) frame(text string) []byte {
-	if s.TTY {
+	if s.Raw {
 		return []byte(text)
 	}
 	head := [8]byte{byte(stdcopy.Stdout)}

@@ -158,7 +158,7 @@ func (m *Manager) ExecStart(ctx context.Context, id string, opts ExecStartOption
 		x.req.ConsoleSize = opts.ConsoleSize
 	}
 	s := &AttachSession{
-		TTY: x.req.Tty, m: m, e: e, stdin: x.req.AttachStdin, detached: events.ActionExecDetach, execID: x.id,
+		Raw: x.req.Tty, m: m, e: e, stdin: x.req.AttachStdin, detached: events.ActionExecDetach, execID: x.id,
 		ready: make(chan *shimio.Conn, 1),
 	}
 	if x.req.Tty {
@@ -221,7 +221,7 @@ func (m *Manager) startExec(ctx context.Context, x *exec, e *entry, s *AttachSes
 		return execFailure(err)
 	}
 	if s != nil {
-		req := shimio.Request{Process: x.id, Stdin: s.stdin, Stdout: x.req.AttachStdout, Stderr: x.req.AttachStderr, Framed: !s.TTY}
+		req := shimio.Request{Process: x.id, Stdin: s.stdin, Stdout: x.req.AttachStdout, Stderr: x.req.AttachStderr, Framed: !s.Raw}
 		if err := s.dial(ctx, req); err != nil {
 			return errors.Join(err, m.dropExec(ctx, x))
 		}
@@ -252,10 +252,18 @@ func (m *Manager) dropExec(ctx context.Context, x *exec) error {
 }
 
 // execFailure is startFailure with the words for an exec.
+//
+// Docker compatibility: what the runtime says follows the prefix at once, without
+// the steps that led to it.
 func execFailure(err error) error {
 	var f *startError
 	if errors.As(startFailure(err), &f) {
-		f.text = strings.Replace(f.text, "failed to create task for container: ", "OCI runtime exec failed: exec failed: ", 1)
+		const runtimeWords = "unable to start container process: "
+		text := strings.TrimPrefix(f.text, "failed to create task for container: ")
+		if i := strings.Index(text, runtimeWords); i > 0 {
+			text = text[i:]
+		}
+		f.text = "OCI runtime exec failed: exec failed: " + text
 		return f
 	}
 	return err

@@ -143,7 +143,7 @@ func (m *Manager) probe(ctx context.Context, e *entry, r *record) *api.Healthche
 func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writer) (int, error) {
 	x := m.addExec(r, api.ExecCreateRequest{Cmd: probeCommand(r), AttachStdout: true, AttachStderr: true}, nil, true)
 	m.publish(r, execAction(events.ActionExecCreate, x), "execID", x.id)
-	s := &AttachSession{TTY: true, m: m, e: e, execID: x.id, ready: make(chan *shimio.Conn, 1)} // raw: both streams in one text
+	s := &AttachSession{Raw: true, m: m, e: e, execID: x.id, ready: make(chan *shimio.Conn, 1)} // raw: both streams in one text
 	defer s.Close()
 	if err := x.claim(); err != nil {
 		return -1, err

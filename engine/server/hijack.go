@@ -34,22 +34,11 @@ func (s *stream) CloseWrite() error {
 // multiplexed says that the output is framed, which clients from API 1.42 on
 // are told by the content type.
 func (s *Server) hijack(w http.ResponseWriter, r *request, multiplexed bool, serve func(context.Context, *stream) error) error {
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	conn, buffered, release, err := s.takeOver(w)
 	if err != nil {
-		return fmt.Errorf("take over the connection: %w", err)
+		return err
 	}
-	if rw, ok := w.(*responseWriter); ok {
-		rw.wrote = true
-	}
-	s.mu.Lock()
-	s.hijacked[conn] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.hijacked, conn)
-		s.mu.Unlock()
-		conn.Close()
-	}()
+	defer release()
 
 	contentType := types.MediaTypeRawStream
 	head := "HTTP/1.1 200 OK\r\nContent-Type: " + contentType + "\r\n\r\n"
@@ -64,6 +53,27 @@ func (s *Server) hijack(w http.ResponseWriter, r *request, multiplexed bool, ser
 	}
 	// The request's context ends with the hijack, so the stream has its own.
 	return serve(context.WithoutCancel(r.Context()), &stream{conn, unread(buffered.Reader, conn)})
+}
+
+// takeOver takes a client's connection over from HTTP. Shutdown closes it; the
+// caller calls release, which closes it too, when it is done.
+func (s *Server) takeOver(w http.ResponseWriter) (conn net.Conn, buffered *bufio.ReadWriter, release func(), err error) {
+	conn, buffered, err = http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	if rw, ok := w.(*responseWriter); ok {
+		rw.wrote = true
+	}
+	s.mu.Lock()
+	s.hijacked[conn] = struct{}{}
+	s.mu.Unlock()
+	return conn, buffered, func() {
+		s.mu.Lock()
+		delete(s.hijacked, conn)
+		s.mu.Unlock()
+		conn.Close()
+	}, nil
 }
 
 // unread returns a reader of what the HTTP server has buffered, then of conn.

@@ -49,6 +49,7 @@ func (s *Server) table() []route {
 	post("/containers/{name}/update", s.containerUpdate)
 	post("/containers/{name}/resize", s.containerResize)
 	post("/containers/{name}/attach", s.containerAttach)
+	get("/containers/{name}/attach/ws", s.containerAttachWebSocket)
 	post("/containers/{name}/wait", s.containerWait)
 	post("/containers/{name}/exec", s.execCreate)
 	remove("/containers/{name}", s.containerRemove)
@@ -101,7 +102,6 @@ func (s *Server) table() []route {
 	// Parts of the Engine API that this engine does not have say so, rather
 	// than pretend that the path is unknown.
 	for _, missing := range []struct{ method, pattern, what string }{
-		{http.MethodGet, "/containers/{name}/attach/ws", "attaching over WebSocket"},
 		{http.MethodGet, "/containers/{name}/checkpoints", "checkpointing"},
 		{http.MethodPost, "/containers/{name}/checkpoints", "checkpointing"},
 		{http.MethodGet, "/plugins", "managing plugins"},

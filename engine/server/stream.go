@@ -50,25 +50,29 @@ func (s *Server) containerWait(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) containerAttach(w http.ResponseWriter, r *request) error {
-	session, err := s.backends.Containers.Attach(r.Context(), r.vars["name"], container.AttachOptions{
-		Stdin:      r.flag("stdin"),
-		Stdout:     r.flag("stdout"),
-		Stderr:     r.flag("stderr"),
-		Stream:     r.flag("stream"),
-		Logs:       r.flag("logs"),
-		DetachKeys: r.query.Get("detachKeys"),
-	})
+	session, err := s.backends.Containers.Attach(r.Context(), r.vars["name"], r.attachOptions())
 	if err != nil {
 		return err
 	}
 	return s.serveSession(w, r, session)
 }
 
+func (r *request) attachOptions() container.AttachOptions {
+	return container.AttachOptions{
+		Stdin:      r.flag("stdin"),
+		Stdout:     r.flag("stdout"),
+		Stderr:     r.flag("stderr"),
+		Stream:     r.flag("stream"),
+		Logs:       r.flag("logs"),
+		DetachKeys: r.query.Get("detachKeys"),
+	}
+}
+
 // serveSession hijacks the connection for an attach session, which ends with
 // this call.
 func (s *Server) serveSession(w http.ResponseWriter, r *request, session *container.AttachSession) error {
 	defer session.Close()
-	return s.hijack(w, r, !session.TTY, func(ctx context.Context, client *stream) error {
+	return s.hijack(w, r, !session.Raw, func(ctx context.Context, client *stream) error {
 		return session.Serve(ctx, client)
 	})
 }
