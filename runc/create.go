@@ -192,6 +192,7 @@ func (c *creation) prepare(gate bool) error {
 	if err != nil {
 		return fmt.Errorf("compile plan: %w", err)
 	}
+	debugPlan(c.r.log, c.id, c.request.Plan)
 	return nil
 }
 
@@ -223,11 +224,12 @@ func (c *creation) launch(ctx context.Context, gate bool) (pid int, err error) {
 			return 0, err
 		}
 	}
+	c.r.log.Debug("init forked", "container", c.id, "pid", child.PID)
 	if err := c.follow(ctx, child, gate); err != nil {
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("create container: %w", context.Cause(ctx))
 		}
-		return 0, fmt.Errorf("unable to start container process: %w", err)
+		return 0, fmt.Errorf("unable to start container process: %w", c.explain(err))
 	}
 	if c.rec.PID == 0 {
 		if err := c.savePID(child.PID); err != nil {
@@ -246,7 +248,21 @@ func (c *creation) launch(ctx context.Context, gate bool) (pid int, err error) {
 	if !stop() {
 		return 0, fmt.Errorf("create container: %w", context.Cause(ctx))
 	}
+	c.r.log.Debug("init is set up", "container", c.id, "pid", child.PID, "waits", gate)
 	return child.PID, nil
+}
+
+// explain adds to the failure of a step what the kernel does not say.
+func (c *creation) explain(err error) error {
+	var step *plan.StepError
+	if !errors.As(err, &step) || step.Step.Nr != unix.SYS_SCHED_SETATTR || step.Errno != unix.EPERM {
+		return err
+	}
+	if r := c.spec.Linux.Resources; r != nil && r.CPU != nil && r.CPU.Cpus != "" {
+		// Docker compatibility: the words are runc's.
+		return fmt.Errorf("%w: process scheduler can't be used together with AllowedCPUs", err)
+	}
+	return err
 }
 
 // end kills a child whose setup failed and waits for its death, which the removal
@@ -306,6 +322,13 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			if err := child.Continue(); err != nil {
 				return err
 			}
+		case plan.Mounting:
+			if err := c.mountFor(child, int(m.Value)); err != nil {
+				return err
+			}
+			if err := child.Continue(); err != nil {
+				return err
+			}
 		case plan.Limiting:
 			if err := c.setRlimits(child.PID); err != nil {
 				return err
@@ -317,7 +340,7 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			if err := c.savePID(child.PID); err != nil {
 				return err
 			}
-			if err := sendListener(c.spec.Linux.Seccomp, c.rec, child, int(m.Value), specs.StateCreating); err != nil {
+			if err := sendListener(c.spec.Linux.Seccomp, c.rec, child, child.PID, int(m.Value), specs.StateCreating); err != nil {
 				return err
 			}
 			if err := child.Continue(); err != nil {

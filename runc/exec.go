@@ -2,6 +2,7 @@ package runc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +27,10 @@ type ExecOptions struct {
 	// waits to be thawed; so does Exec.
 	IgnorePaused bool
 	PreserveFDs  int
+	// Cgroups are control groups below the container's own for the process: the
+	// value is a path, the key a controller of v1, or a list of them as in
+	// "cpu,cpuacct", or empty for all.
+	Cgroups map[string]string
 	// PIDFD, when not nil, receives a descriptor of the process. The receiver
 	// owns it.
 	PIDFD func(*os.File) error
@@ -97,9 +102,15 @@ func (e *execution) prepare() error {
 		return fmt.Errorf("exec in container %q: %w", e.rec.ID, err)
 	}
 	if len(e.rec.Cgroups) > 0 {
-		if e.tasks, err = enterGroup(e.rec.Cgroups, &e.request, e.files); err != nil {
+		groups, err := subgroups(e.rec.Cgroups, e.opts.Cgroups)
+		if err != nil {
 			return err
 		}
+		if e.tasks, err = enterGroup(groups, &e.request, e.files); err != nil {
+			return fmt.Errorf("error adding pid to cgroup: %w", err) // the words are runc's
+		}
+	} else if len(e.opts.Cgroups) > 0 {
+		return fmt.Errorf("exec in container %q: it has no control group: %w", e.rec.ID, errdefs.ErrFailedPrecondition)
 	}
 	in := &plan.Exec{
 		ID: e.rec.ID, NoNewKeyring: e.rec.NoNewKeyring, Namespaces: flags, NewUser: flags&unix.CLONE_NEWUSER != 0,
@@ -112,6 +123,11 @@ func (e *execution) prepare() error {
 			in.Fork = true
 		}
 	}
+	if in.ChangeRoot = flags&unix.CLONE_NEWNS == 0; in.ChangeRoot {
+		if e.files[plan.RootFile], err = rootOf(e.rec.PID); err != nil {
+			return err
+		}
+	}
 	if in.Process, err = e.process(in); err != nil {
 		return err
 	}
@@ -119,7 +135,18 @@ func (e *execution) prepare() error {
 	if err != nil {
 		return fmt.Errorf("compile plan: %w", err)
 	}
+	debugPlan(e.r.log, e.rec.ID, e.request.Plan)
 	return nil
+}
+
+// rootOf opens the root directory of a process.
+func rootOf(pid int) (*os.File, error) {
+	path := fmt.Sprintf("/proc/%d/root", pid)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 func (e *execution) process(in *plan.Exec) (*plan.Process, error) {
@@ -158,6 +185,13 @@ func (e *execution) process(in *plan.Exec) (*plan.Process, error) {
 func (e *execution) launch(ctx context.Context) (int, error) {
 	e.request.Files = e.files
 	child, err := fork.Start(e.request)
+	if errors.Is(err, unix.EBUSY) && e.request.Cgroup != nil && len(e.opts.Cgroups) == 0 {
+		// The container has moved init to a group below its own, and enabled
+		// controllers in the latter, which may have no processes any more.
+		if err = e.followInit(); err == nil {
+			child, err = fork.Start(e.request)
+		}
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -176,6 +210,22 @@ func (e *execution) launch(ctx context.Context) (int, error) {
 	return pid, nil
 }
 
+// followInit makes the group of init, on cgroup v2, that of the process.
+func (e *execution) followInit() error {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", e.rec.PID))
+	if err != nil {
+		return fmt.Errorf("find control group of init: %w", err)
+	}
+	dir, err := groupOfInit(string(raw), e.rec.Cgroups[""])
+	if err != nil {
+		return err
+	}
+	e.request.Cgroup.Close()
+	e.request.Cgroup = nil
+	_, err = enterGroup(map[string]string{"": dir}, &e.request, e.files)
+	return err
+}
+
 func (e *execution) follow(child *fork.Child) (int, error) {
 	if e.console != nil {
 		e.files[plan.ConsoleFile].Close()
@@ -185,11 +235,12 @@ func (e *execution) follow(child *fork.Child) (int, error) {
 		m, err := child.Next()
 		switch {
 		case err == io.EOF:
+			e.r.log.Debug("process has executed its program", "container", e.rec.ID, "pid", child.PID)
 			return child.PID, e.finish(child)
 		case err != nil:
 			return 0, err
 		case m.Kind == plan.Listening:
-			if err := sendListener(e.spec.Linux.Seccomp, e.rec, child, int(m.Value), specs.StateRunning); err != nil {
+			if err := sendListener(e.spec.Linux.Seccomp, e.rec, child, child.PID, int(m.Value), specs.StateRunning); err != nil {
 				return 0, err
 			}
 			if err := child.Continue(); err != nil {

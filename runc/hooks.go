@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -37,7 +38,7 @@ func (r *Runtime) createHooks(ctx context.Context, rec *state.Record, s *specs.S
 		return nil
 	}
 	st := rec.OCI(specs.StateCreating)
-	outside := hookRun{state: st, cwd: rec.Bundle}
+	outside := hookRun{log: r.log, state: st, cwd: rec.Bundle}
 	if err := outside.all(ctx, "prestart", s.Hooks.Prestart); err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func (r *Runtime) createHooks(ctx context.Context, rec *state.Record, s *specs.S
 	if err != nil {
 		return fmt.Errorf("run createContainer hooks: %w", err)
 	}
-	inside := hookRun{state: st, cwd: root, target: child.PIDFD(), namespaces: flags &^ unix.CLONE_NEWPID}
+	inside := hookRun{log: r.log, state: st, cwd: root, target: child.PIDFD(), namespaces: flags &^ unix.CLONE_NEWPID}
 	return inside.all(ctx, "createContainer", s.Hooks.CreateContainer)
 }
 
@@ -70,8 +71,28 @@ func (r *Runtime) startHooks(ctx context.Context, rec *state.Record, s *specs.Sp
 		return fmt.Errorf("run startContainer hooks: %w", err)
 	}
 	run := hookRun{
-		state: rec.OCI(specs.StateCreated), cwd: s.Process.Cwd, target: target, namespaces: flags &^ unix.CLONE_NEWPID,
-		env: s.Process.Env,
+		log: r.log, state: rec.OCI(specs.StateCreated), target: target, namespaces: flags,
+		newUser: flags&unix.CLONE_NEWUSER != 0,
+	}
+	if run.as, err = r.translate(s.Process, s, run.newUser); err != nil {
+		return fmt.Errorf("run startContainer hooks: %w", err)
+	}
+	// Those of init have been applied to it with the parent's privileges.
+	run.as.Rlimits, run.as.Scheduler, run.as.IOPriority = nil, nil, nil
+	if flags&unix.CLONE_NEWNS == 0 {
+		if run.root, err = rootOf(rec.PID); err != nil {
+			return fmt.Errorf("run startContainer hooks: %w", err)
+		}
+		defer run.root.Close()
+	}
+	run.as.KeepGroups = os.Geteuid() != 0
+	if run.as.Filter != nil && run.as.Filter.Listener {
+		run.listener = func(child *fork.Child, pid, fd int) error {
+			return sendListener(s.Linux.Seccomp, rec, child, pid, fd, specs.StateCreated)
+		}
+	}
+	if run.env, err = r.environment(s.Process, nil, fmt.Sprintf("/proc/%d/root", rec.PID)); err != nil {
+		return fmt.Errorf("run startContainer hooks: %w", err)
 	}
 	return run.all(ctx, "startContainer", s.Hooks.StartContainer)
 }
@@ -82,7 +103,7 @@ func (r *Runtime) poststart(ctx context.Context, rec *state.Record, s *specs.Spe
 	if s.Hooks == nil || len(s.Hooks.Poststart) == 0 {
 		return nil
 	}
-	run := hookRun{state: rec.OCI(specs.StateRunning), cwd: rec.Bundle}
+	run := hookRun{log: r.log, state: rec.OCI(specs.StateRunning), cwd: rec.Bundle}
 	return run.all(ctx, "poststart", s.Hooks.Poststart)
 }
 
@@ -91,7 +112,7 @@ func (r *Runtime) poststop(ctx context.Context, rec *state.Record) {
 	if len(rec.Poststop) == 0 {
 		return
 	}
-	run := hookRun{state: rec.OCI(specs.StateStopped), cwd: rec.Bundle}
+	run := hookRun{log: r.log, state: rec.OCI(specs.StateStopped), cwd: rec.Bundle}
 	for i := range rec.Poststop {
 		if err := run.one(ctx, "poststop", i, &rec.Poststop[i]); err != nil {
 			r.log.Warn("poststop hook", "container", rec.ID, "err", err)
@@ -101,11 +122,18 @@ func (r *Runtime) poststop(ctx context.Context, rec *state.Record) {
 
 // hookRun is what the hooks of one point of the lifecycle have in common.
 type hookRun struct {
+	log        *slog.Logger
 	state      specs.State
 	cwd        string
 	target     *os.File // process whose namespaces are joined, or nil
 	namespaces uint64
 	env        []string // of a hook that has none
+	// as, newUser: see plan.Hook. listener takes a seccomp listener that the
+	// process pid has as descriptor fd.
+	as       *plan.Process
+	newUser  bool
+	root     *os.File // entered by chroot, if not nil
+	listener func(child *fork.Child, pid, fd int) error
 }
 
 func (h *hookRun) all(ctx context.Context, name string, hooks []specs.Hook) error {
@@ -119,6 +147,9 @@ func (h *hookRun) all(ctx context.Context, name string, hooks []specs.Hook) erro
 
 func (h *hookRun) one(ctx context.Context, name string, i int, hook *specs.Hook) error {
 	out, err := h.exec(ctx, hook)
+	if h.log.Enabled(ctx, slog.LevelDebug) {
+		h.log.Debug("hook has run", "container", h.state.ID, "point", name, "index", i, "path", hook.Path, "err", err)
+	}
 	if err == nil {
 		return nil
 	}
@@ -135,7 +166,9 @@ func (h *hookRun) exec(ctx context.Context, hook *specs.Hook) (string, error) {
 	if !strings.HasPrefix(hook.Path, "/") {
 		return "", fmt.Errorf("path %q is not absolute: %w", hook.Path, errdefs.ErrInvalidArgument)
 	}
-	in := plan.Hook{Path: hook.Path, Args: hook.Args, Env: hook.Env, Cwd: h.cwd, Namespaces: h.namespaces}
+	in := plan.Hook{
+		Path: hook.Path, Args: hook.Args, Env: hook.Env, Cwd: h.cwd, Namespaces: h.namespaces, As: h.as, NewUser: h.newUser, ChangeRoot: h.root != nil,
+	}
 	if len(in.Args) == 0 {
 		in.Args = []string{hook.Path}
 	}
@@ -160,20 +193,23 @@ func (h *hookRun) exec(ctx context.Context, hook *specs.Hook) (string, error) {
 	if h.target != nil {
 		files[plan.TargetFile] = h.target
 	}
+	if h.root != nil {
+		files[plan.RootFile] = h.root
+	}
 	child, err := fork.Start(fork.Request{Plan: p, Files: files, Private: true})
 	if err != nil {
 		return "", err
 	}
 	defer child.Close()
-	err = waitHook(ctx, child, hook.Timeout)
+	err = h.wait(ctx, child, hook.Timeout)
 	if rerr := child.Reap(); err == nil {
 		err = rerr
 	}
 	return readOutput(output), err
 }
 
-// waitHook follows the child that runs a hook until the hook has ended.
-func waitHook(ctx context.Context, child *fork.Child, timeout *int) error {
+// wait follows the child that runs a hook until the hook has ended.
+func (h *hookRun) wait(ctx context.Context, child *fork.Child, timeout *int) error {
 	if timeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*timeout)*time.Second,
@@ -214,6 +250,16 @@ func waitHook(ctx context.Context, child *fork.Child, timeout *int) error {
 			if ctx.Err() != nil {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}
+		case plan.Listening:
+			if h.listener == nil {
+				return fmt.Errorf("unexpected seccomp listener of a hook")
+			}
+			if err := h.listener(child, pid, int(m.Value)); err != nil {
+				return errors.Join(err, child.Kill())
+			}
+			if err := child.Continue(); err != nil {
+				return err
+			}
 		case plan.Done:
 			mu.Lock()
 			pid = 0
@@ -232,7 +278,7 @@ func waitHook(ctx context.Context, child *fork.Child, timeout *int) error {
 func exitError(ws unix.WaitStatus) error {
 	switch {
 	case ws.Signaled():
-		return fmt.Errorf("signal: %s", unix.SignalName(ws.Signal()))
+		return fmt.Errorf("signal: %s", ws.Signal()) // "bad system call", as package os/exec has it
 	case ws.ExitStatus() != 0:
 		return fmt.Errorf("exit status %d", ws.ExitStatus())
 	}

@@ -14,28 +14,40 @@ import (
 	"lighter/runc/state"
 )
 
-// sendListener sends descriptor fd of the child, a seccomp listener, to the agent
-// of the profile.
+// sendListener sends descriptor fd, a seccomp listener, of the child or of its child
+// pid to the agent of the profile.
 //
 // Implements OCI runtime-spec v1.3 config-linux.md#seccomp, the container process
 // state.
-func sendListener(profile *specs.LinuxSeccomp, rec *state.Record, child *fork.Child, fd int, status specs.ContainerState) error {
+func sendListener(profile *specs.LinuxSeccomp, rec *state.Record, child *fork.Child, pid, fd int, status specs.ContainerState) error {
 	if profile.ListenerPath == "" {
 		return fmt.Errorf("linux.seccomp.listenerPath: is required by SCMP_ACT_NOTIFY: %w", errdefs.ErrInvalidArgument)
 	}
-	listener, err := pidfd.File(child.PIDFD(), fd)
+	owner := child.PIDFD()
+	if pid != child.PID {
+		var err error
+		if owner, err = pidfd.Open(pid); err != nil {
+			return fmt.Errorf("take seccomp listener: %w", err)
+		}
+		defer owner.Close()
+	}
+	listener, err := pidfd.File(owner, fd)
 	if err != nil {
 		return fmt.Errorf("take seccomp listener: %w", err)
 	}
 	defer listener.Close()
 	raw, err := json.Marshal(specs.ContainerProcessState{
-		Version: rec.OCIVersion, Fds: []string{specs.SeccompFdName}, Pid: child.PID, Metadata: profile.ListenerMetadata,
+		Version: rec.OCIVersion, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: profile.ListenerMetadata,
 		State: rec.OCI(status),
 	})
 	if err != nil {
 		return fmt.Errorf("send seccomp listener: %w", err)
 	}
-	return SendFile(profile.ListenerPath, raw, listener)
+	if err := SendFile(profile.ListenerPath, raw, listener); err != nil {
+		// Docker compatibility: the words are runc's.
+		return fmt.Errorf("failed to connect with seccomp agent: %w", err)
+	}
+	return nil
 }
 
 // SendFile sends data and a descriptor over the unix socket at path.

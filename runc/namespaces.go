@@ -39,7 +39,8 @@ var nsFlags = []struct {
 //	new             made by clone3; if a user namespace is joined, by the child
 //	                after that, so that it owns them
 //	cgroup, new     made by the child, which is in its control group by then
-//	time, new       made by a thread of the parent, which sets its offsets
+//	time, new       made by a thread of the parent, which sets its offsets; with a
+//	                user namespace by the child, which forks again to get into it
 //	by path         joined by the child
 //	pid, by path    a thread of the parent joins it for the fork; if a user
 //	                namespace is joined, the child does and forks again
@@ -84,6 +85,12 @@ func (c *creation) namespaces() error {
 		switch {
 		case ns.kind == specs.CgroupNamespace:
 			in.Unshare |= ns.flag
+		case ns.kind == specs.TimeNamespace && user != nil:
+			// Made by the child, it belongs to the user namespace. Only a new process
+			// gets into it; that must not be the second one of a new pid namespace.
+			in.Unshare |= ns.flag | c.request.Namespaces&unix.CLONE_NEWPID
+			c.request.Namespaces &^= unix.CLONE_NEWPID
+			in.Fork, in.TimeOffsets = true, timeOffsets(c.spec.Linux.TimeOffsets)
 		case ns.kind == specs.TimeNamespace:
 			c.request.NewTime, c.request.TimeOffsets = true, timeOffsets(c.spec.Linux.TimeOffsets)
 		case joinUser:
@@ -210,6 +217,9 @@ func (u *userSpace) forMount(m *specs.Mount, s *specs.Spec) (*os.File, error) {
 	if len(uid) == 0 {
 		uid, gid = s.Linux.UIDMappings, s.Linux.GIDMappings
 	}
+	if path := joinedUser(s); path != "" && len(uid) == 0 && len(gid) == 0 {
+		return u.joined(path)
+	}
 	if len(uid) == 0 || len(gid) == 0 {
 		return nil, fmt.Errorf("id mapping of mount %q: no mappings are given: %w", m.Destination, errdefs.ErrInvalidArgument)
 	}
@@ -226,6 +236,33 @@ func (u *userSpace) forMount(m *specs.Mount, s *specs.Spec) (*os.File, error) {
 	}
 	u.cache[key] = f
 	return f, nil
+}
+
+// joined returns the user namespace that the container joins, whose mappings an
+// id-mapped mount without any takes.
+func (u *userSpace) joined(path string) (*os.File, error) {
+	if f := u.cache[path]; f != nil {
+		return f, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open user namespace: %w", err)
+	}
+	if u.cache == nil {
+		u.cache = map[string]*os.File{}
+	}
+	u.cache[path] = f
+	return f, nil
+}
+
+// joinedUser returns the path of the user namespace that a container joins, if any.
+func joinedUser(s *specs.Spec) string {
+	for _, n := range s.Linux.Namespaces {
+		if n.Type == specs.UserNamespace {
+			return n.Path
+		}
+	}
+	return ""
 }
 
 func makeUserNS(uid, gid []specs.LinuxIDMapping) (*os.File, error) {

@@ -3,6 +3,7 @@ package runc
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,3 +77,8 @@ func Capabilities() []string { return slices.Clone(plan.CapNames) }
 
 // MountOptions returns the names of the mount options that are known.
 func MountOptions() []string { return plan.OptionNames() }
+
+// debugPlan logs what a plan consists of; `runc plan` prints all of it.
+func debugPlan(log *slog.Logger, id string, p *plan.Plan) {
+	log.Debug("plan compiled", "container", id, "steps", len(p.Steps), "buffers", len(p.Buffers), "files", len(p.Files()))
+}

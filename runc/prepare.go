@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/runc/cgroup"
+	"lighter/runc/fork"
 	"lighter/runc/plan"
 	"lighter/runc/rootfs"
 )
@@ -35,12 +37,28 @@ func (c *creation) mounts() error {
 		if o.Bind && !filepath.IsAbs(c.spec.Mounts[i].Source) {
 			c.spec.Mounts[i].Source = absolute(c.opts.Bundle, c.spec.Mounts[i].Source)
 		}
+		if inside, ok := below(in.Root, c.spec.Mounts[i].Destination); ok {
+			// Docker compatibility: runc takes the path on the host, too.
+			c.spec.Mounts[i].Destination = inside
+		}
 	}
 	if in.MountLabel != "" && !selinuxEnabled() {
 		return fmt.Errorf("linux.mountLabel: SELinux is not enabled on this host: %w", errdefs.ErrInvalidArgument)
 	}
+	in.HostMounts = true
 	for _, n := range c.spec.Linux.Namespaces {
 		in.NewUser = in.NewUser || n.Type == specs.UserNamespace
+		in.HostMounts = in.HostMounts && n.Type != specs.MountNamespace
+	}
+	if in.HostMounts {
+		// On success they stay, as runc's do: the caller has asked for mounts in a
+		// namespace of its own.
+		c.undo.Add(func() error {
+			if err := unix.Unmount(in.Root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("unmount root: %w", err)
+			}
+			return nil
+		})
 	}
 	if in.NoPivot {
 		if err := c.hostProcs(); err != nil {
@@ -65,6 +83,9 @@ func (c *creation) mounts() error {
 	in.RootDetached = true
 	c.files[plan.RootFile] = root
 	for i := range c.spec.Mounts {
+		if err := c.target(i, root); err != nil {
+			return err
+		}
 		if err := c.source(i, root); err != nil {
 			return err
 		}
@@ -111,6 +132,36 @@ func (c *creation) rootlessMounts() error {
 	return nil
 }
 
+// below reports whether the path p is below root, and where.
+func below(root, p string) (string, bool) {
+	rest, ok := strings.CutPrefix(filepath.Clean(p), root)
+	return rest, ok && root != "/" && strings.HasPrefix(rest, "/")
+}
+
+// target looks up the destination of mount i in the root, as it is before any
+// mount: where a dangling symbolic link leads, and which mode a tmpfs inherits.
+// What it finds says which path is made; the child resolves it again, inside the
+// root.
+func (c *creation) target(i int, root *os.File) error {
+	m, o := &c.spec.Mounts[i], &c.in.Options[i]
+	for j := range i {
+		if _, ok := below(filepath.Clean("/"+c.spec.Mounts[j].Destination), "/"+m.Destination); ok {
+			return nil // what the root has there is hidden
+		}
+	}
+	target, mode, err := rootfs.Target(root, m.Destination)
+	if err != nil {
+		return fmt.Errorf("mounts[%d].destination: %w", i, err)
+	}
+	if m.Type != "proc" && m.Type != "sysfs" {
+		c.in.Sources[i].Target = target
+	}
+	if m.Type == "tmpfs" && mode != 0 && !slices.ContainsFunc(o.Data, func(d string) bool { return strings.HasPrefix(d, "mode=") }) {
+		o.Data = append(o.Data, fmt.Sprintf("mode=%o", mode))
+	}
+	return nil
+}
+
 // source opens the tree of mount i if it is one that the parent makes.
 func (c *creation) source(i int, root *os.File) error {
 	m, o := &c.spec.Mounts[i], &c.in.Options[i]
@@ -121,7 +172,7 @@ func (c *creation) source(i int, root *os.File) error {
 			return err
 		}
 		c.files[plan.MountFile(i)] = tree
-		c.in.Sources[i] = plan.Source{Detached: true, Dir: true}
+		c.in.Sources[i].Detached, c.in.Sources[i].Dir = true, true
 	case o.Bind:
 		var userNS *os.File
 		if o.IDMap {
@@ -130,14 +181,63 @@ func (c *creation) source(i int, root *os.File) error {
 				return fmt.Errorf("mounts[%d]: %w", i, err)
 			}
 		}
+		if inside, ok := below(c.in.Root, m.Source); ok && i > 0 {
+			return c.insideSource(i, inside, userNS)
+		}
 		tree, dir, err := rootfs.Bind(m, o, c.spec.Linux.RootfsPropagation, userNS)
 		if err != nil {
 			return err
 		}
 		c.files[plan.MountFile(i)] = tree
-		c.in.Sources[i] = plan.Source{Detached: true, Dir: dir}
+		c.in.Sources[i].Detached, c.in.Sources[i].Dir = true, dir
 	}
 	return nil
+}
+
+// insideSource prepares a bind mount of a part of the container's root, which may
+// be an earlier mount.
+func (c *creation) insideSource(i int, inside string, userNS *os.File) error {
+	src := &c.in.Sources[i]
+	src.Inside = inside
+	if userNS == nil {
+		return nil
+	}
+	f, err := dup(userNS)
+	if err != nil {
+		return err
+	}
+	c.files[plan.MapFile(i)] = f
+	src.Mapped, src.Privileged = true, c.in.NewUser
+	return nil
+}
+
+// mountFor makes mount i for a child that has not the privilege.
+func (c *creation) mountFor(child *fork.Child, i int) error {
+	if i >= len(c.in.Sources) || !c.in.Sources[i].Privileged {
+		return fmt.Errorf("unexpected request for mount %d from init", i)
+	}
+	p, err := plan.CompileMount(c.in, i)
+	if err != nil {
+		return err
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", child.PID))
+	if err != nil {
+		return fmt.Errorf("mounts[%d]: %w", i, err)
+	}
+	defer ns.Close()
+	files := map[string]*os.File{plan.JoinFile(specs.MountNamespace): ns}
+	for _, name := range []string{plan.RootFile, plan.MapFile(i)} {
+		files[name] = c.files[name]
+	}
+	helper, err := fork.Start(fork.Request{Plan: p, Files: files, Private: true})
+	if err != nil {
+		return fmt.Errorf("mounts[%d]: %w", i, err)
+	}
+	defer helper.Close()
+	if _, err = helper.Next(); err != nil {
+		err = fmt.Errorf("mounts[%d]: %w", i, err)
+	}
+	return errors.Join(err, helper.Reap())
 }
 
 // cgroups opens the control groups: for the child to get into, and for a cgroup

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -140,6 +141,11 @@ func (r *Runtime) translate(p *specs.Process, s *specs.Spec, newUser bool) (*pla
 			return nil, fmt.Errorf("linux.seccomp: %w", err)
 		}
 		if prog != nil && len(prog.Filter) > 0 {
+			flags := prog.Flags
+			if prog.Listener {
+				flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+			}
+			r.log.Debug(fmt.Sprintf("seccomp filter flags: %d", flags), "instructions", len(prog.Filter))
 			out.Filter = &plan.Filter{Program: prog.Filter, Flags: prog.Flags, Listener: prog.Listener}
 		}
 	}
@@ -151,8 +157,8 @@ func (r *Runtime) translate(p *specs.Process, s *specs.Spec, newUser bool) (*pla
 func (r *Runtime) environment(p *specs.Process, root *os.File, path string) ([]string, error) {
 	home := ""
 	for _, e := range p.Env {
-		if len(e) > 5 && e[:5] == "HOME=" {
-			home = e[5:]
+		if v, ok := strings.CutPrefix(e, "HOME="); ok {
+			home = v
 		}
 	}
 	if home == "" {

@@ -47,6 +47,9 @@ func TestRun_environment(t *testing.T) {
 		{name: "last variable wins", script: "echo $A", want: "2\n", edit: func(s *specs.Spec) {
 			s.Process.Env = append(s.Process.Env, "A=1", "A=2")
 		}},
+		{name: "empty home after another", script: "echo $HOME", want: "/root\n", edit: func(s *specs.Spec) {
+			s.Process.Env = append(s.Process.Env, "HOME=/x", "HOME=")
+		}},
 		{name: "user and groups", script: "id -u; id -g; id -G", want: "1000\n1001\n1001 5 77\n", edit: func(s *specs.Spec) {
 			s.Process.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{5, 77}}
 		}},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -37,7 +36,7 @@ func execFlags(fs *flagSet) {
 	fs.bool(new(bool), "no-new-privs", "", "set no_new_privs for the process")
 	fs.strings(new([]string), "cap", "c", "CAP", "add a capability to the bounding set of the process")
 	fs.int(new(int), "preserve-fds", "", "pass N additional descriptors to the process")
-	fs.strings(new([]string), "cgroup", "", "PATH", "run the process in a sub-cgroup (not implemented)")
+	fs.strings(new([]string), "cgroup", "", "PATH", "run the process in a sub-cgroup; CONTROLLER[,CONTROLLER...]:PATH on cgroup v1 for these alone")
 	fs.bool(new(bool), "ignore-paused", "", "allow exec in a paused container")
 }
 
@@ -49,9 +48,6 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	if err := operands(args, least, -1); err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
-	if fs.set["cgroup"] {
-		return errors.New("exec: --cgroup: not implemented")
-	}
 	id, detach := args[0], fs.set["detach"]
 	p, err := execProcess(ctx, a, fs, id, args[1:])
 	if err != nil {
@@ -60,6 +56,9 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 	o := runc.ExecOptions{
 		Process: p, IgnorePaused: fs.set["ignore-paused"], PIDFD: pidfdSender(fs),
 		Stdio: runc.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Newlines: fs.value("console-socket", "") == ""},
+	}
+	if o.Cgroups, err = subgroups(fs.list("cgroup")); err != nil {
+		return fmt.Errorf("exec: %w", err)
 	}
 	if o.PreserveFDs, err = preserved(fs); err != nil {
 		return err
@@ -89,6 +88,22 @@ func runExec(ctx context.Context, a *app, fs *flagSet, args []string) error {
 		return exitCode(code)
 	}
 	return err
+}
+
+// subgroups parses the values of --cgroup.
+func subgroups(list []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, v := range list {
+		controllers, path, ok := strings.Cut(v, ":")
+		if !ok {
+			controllers, path = "", v
+		}
+		if _, twice := m[controllers]; twice {
+			return nil, fmt.Errorf("--cgroup: %q is given twice", controllers)
+		}
+		m[controllers] = path
+	}
+	return m, nil
 }
 
 // execProcess makes the process of an exec: that of --process, or init's with what

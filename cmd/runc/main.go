@@ -18,8 +18,11 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"lighter/internal/linux/selfexec"
 	"lighter/runc"
+	"lighter/runc/plan"
 	"lighter/runc/spec"
 )
 
@@ -111,6 +114,14 @@ func start(args []string) int {
 		var code exitCode
 		if errors.As(err, &code) {
 			return int(code)
+		}
+		var step *plan.StepError
+		if errors.As(err, &step) && step.Step.Nr == unix.SYS_EXECVE {
+			// Docker compatibility: runc prints this and nothing else.
+			if fmt.Fprintln(os.Stderr, step); logPath != "" {
+				log.Error(err.Error())
+			}
+			return a.failure
 		}
 		log.Error(err.Error())
 		if logPath != "" {

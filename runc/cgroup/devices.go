@@ -46,6 +46,8 @@ func parseAccess(s string) (access, error) {
 			a |= accessWrite
 		case 'm':
 			a |= accessMknod
+		case 'a':
+			// Docker compatibility: runc ignores it.
 		default:
 			return 0, invalid("device access %q has more than r, w and m", s)
 		}

@@ -40,6 +40,9 @@ func assemble(p *plan.Plan, files map[string]int) *table {
 		for _, r := range b.Refs {
 			binary.NativeEndian.PutUint64(at[r.At:], uint64(base)+uint64(offset[r.To-1]))
 		}
+		for _, e := range b.Exits {
+			binary.NativeEndian.PutUint64(at[e:], uint64(exitHandler()))
+		}
 		for _, s := range b.Slots {
 			binary.NativeEndian.PutUint32(at[s.At:], uint32(files[s.Name]))
 		}

@@ -3,6 +3,8 @@ package fork
 import (
 	"syscall"
 	"unsafe"
+
+	"lighter/runc/plan"
 )
 
 // cloneArgs is struct clone_args of clone3(2), up to the field cgroup.
@@ -63,6 +65,24 @@ const (
 	exitFailed = 125 // exit status of a child whose plan failed
 	exitEnd    = 126 // exit status of a plan that ran off its end
 )
+
+// exitHandler is the address of exitOnSignal.
+func exitHandler() uintptr {
+	f := exitOnSignal
+	return **(**uintptr)(unsafe.Pointer(&f))
+}
+
+// exitOnSignal is a signal handler of the child. It takes no argument and needs
+// nothing of the Go runtime.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func exitOnSignal() {
+	for {
+		syscall.RawSyscall6(sysExitGroup, plan.ExitSignal, 0, 0, 0, 0, 0)
+	}
+}
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
 func beforeFork()

@@ -37,6 +37,9 @@ type Container struct {
 	Namespaces, Unshare uint64
 	Join                []Join
 	Fork                bool
+	// TimeOffsets, if not empty, are written to timens_offsets of an unshared time
+	// namespace.
+	TimeOffsets string
 	// NewUser says that the child is in a user namespace other than the
 	// parent's.
 	NewUser bool
@@ -51,6 +54,9 @@ type Container struct {
 	MountLabel   string
 	NoPivot      bool
 	NoNewKeyring bool
+	// HostMounts says that there is no mount namespace of the container: what it
+	// mounts is the caller's, and chroot takes the place of pivot_root.
+	HostMounts bool
 	// HostProcs are the host's mounts of proc and sysfs, which NoPivot hides.
 	HostProcs []string
 }
@@ -61,6 +67,16 @@ type Source struct {
 	Detached bool
 	// Dir says that it is a directory.
 	Dir bool
+	// Inside, if not empty, is the path below the container's root of the source
+	// of a bind mount: it is resolved when the mounts before it are in place.
+	Inside string
+	// Mapped says that the parent passes a user namespace, MapFile, whose id maps
+	// the tree gets. Privileged says that the child has not the privilege for
+	// that: the parent makes the mount when a Mounting message asks for it.
+	Mapped, Privileged bool
+	// Target is where the mount goes, if it is not the destination: what the
+	// destination means when dangling symbolic links of the root are followed.
+	Target string
 }
 
 // CgroupDir is a hierarchy in the container's view of its control groups.
@@ -157,13 +173,14 @@ func (c *compiler) namespaces() {
 	if in.Unshare != 0 {
 		b.call("make namespaces", unix.SYS_UNSHARE, []Arg{num(in.Unshare)})
 	}
+	if in.TimeOffsets != "" {
+		b.writeSelf("set offsets of time namespace", "timens_offsets", in.TimeOffsets)
+	}
 	if in.Fork {
 		b.fork()
 	}
 	if in.NewUser {
-		zero := num(0)
-		b.call("become root of the user namespace", unix.SYS_SETRESGID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
-		b.call("become root of the user namespace", unix.SYS_SETRESUID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
+		b.rootOfNamespace()
 	}
 	if in.Rootless {
 		b.prctl("become non-dumpable", "PR_SET_DUMPABLE", unix.PR_SET_DUMPABLE, 0)
@@ -211,9 +228,11 @@ func (b *builder) keyring(id string) {
 // root appends the attachment of the root file system.
 func (c *compiler) root() {
 	b, in := c.b, c.in
-	// Nothing that happens here may reach the host.
-	b.call("make mounts private", unix.SYS_MOUNT, []Arg{num(0), b.string("/"), num(0),
-		shown(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), num(0)})
+	if !in.HostMounts {
+		// Nothing that happens here may reach the host.
+		b.call("make mounts private", unix.SYS_MOUNT, []Arg{num(0), b.string("/"), num(0),
+			shown(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), num(0)})
+	}
 	b.call("clear umask", unix.SYS_UMASK, []Arg{num(0)})
 	root := b.register("root")
 	if in.RootDetached {
@@ -233,18 +252,21 @@ func (c *compiler) root() {
 func (c *compiler) enter() {
 	b, in := c.b, c.in
 	b.call("enter root", unix.SYS_FCHDIR, []Arg{b.root()})
-	if in.NoPivot {
+	switch {
+	case in.HostMounts:
+		b.call("change root", unix.SYS_CHROOT, []Arg{b.string(".")})
+	case in.NoPivot:
 		for _, p := range in.HostProcs {
 			b.call("hide "+p, unix.SYS_UMOUNT2, []Arg{b.string(p), num(unix.MNT_DETACH)}, ignore(unix.EINVAL, unix.EPERM, unix.ENOENT))
 		}
 		b.call("move root to /", unix.SYS_MOUNT, []Arg{b.string("."), b.string("/"), num(0), shown(unix.MS_MOVE, "MS_MOVE"), num(0)})
 		b.call("change root", unix.SYS_CHROOT, []Arg{b.string(".")})
-	} else {
+	default:
 		b.call("pivot root", unix.SYS_PIVOT_ROOT, []Arg{b.string("."), b.string(".")})
 		b.call("detach the old root", unix.SYS_UMOUNT2, []Arg{b.string("."), shown(unix.MNT_DETACH, "MNT_DETACH")})
 	}
 	b.call("enter root", unix.SYS_CHDIR, []Arg{b.string("/")})
-	if name := in.Spec.Linux.RootfsPropagation; name != "" {
+	if name := in.Spec.Linux.RootfsPropagation; name != "" && !in.HostMounts {
 		rest, rec := strings.CutPrefix(name, "r")
 		flags, ok := propagations[rest]
 		if !ok || !rec {

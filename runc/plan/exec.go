@@ -15,6 +15,9 @@ type Exec struct {
 	// NewUser says that a user namespace is among them. Fork says that the pid
 	// namespace needs another fork after it has been joined.
 	NewUser, Fork bool
+	// ChangeRoot says that the container shares the parent's mount namespace: its
+	// root directory, which the parent passes as RootFile, is entered by chroot.
+	ChangeRoot bool
 	// InitialAffinity is the CPU mask until the last moment, or nil.
 	InitialAffinity []byte
 	NoNewKeyring    bool
@@ -43,12 +46,13 @@ func CompileExec(in *Exec) (*Plan, error) {
 		b.fork()
 	}
 	if in.NewUser {
-		zero := num(0)
-		b.call("become root of the user namespace", unix.SYS_SETRESGID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
-		b.call("become root of the user namespace", unix.SYS_SETRESUID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
+		b.rootOfNamespace()
 	}
 	if !in.NoNewKeyring {
 		b.keyring(in.ID)
+	}
+	if in.ChangeRoot {
+		b.changeRoot()
 	}
 	// setns(2) into a mount namespace leaves the process in its root directory.
 	if p.Terminal {
@@ -56,6 +60,20 @@ func CompileExec(in *Exec) (*Plan, error) {
 	}
 	b.become(p)
 	return b.done()
+}
+
+// changeRoot appends the change into the root directory RootFile.
+func (b *builder) changeRoot() {
+	b.call("enter root", unix.SYS_FCHDIR, []Arg{fileArg(RootFile)})
+	b.call("change root", unix.SYS_CHROOT, []Arg{b.string(".")})
+}
+
+// rootOfNamespace appends the change to user 0 of a user namespace, which may not
+// have one.
+func (b *builder) rootOfNamespace() {
+	zero := num(0)
+	b.call("become root of the user namespace", unix.SYS_SETRESGID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
+	b.call("become root of the user namespace", unix.SYS_SETRESUID, []Arg{zero, zero, zero}, ignore(unix.EINVAL))
 }
 
 // Hook is the input of CompileHook.
@@ -66,6 +84,11 @@ type Hook struct {
 	Namespaces uint64
 	// Cwd is the working directory.
 	Cwd string
+	// As, if not nil, is what the hook's process becomes: its user, capabilities,
+	// limits and seccomp filter are those of the container's process.
+	As *Process
+	// NewUser says that a user namespace is joined; ChangeRoot is as in Exec.
+	NewUser, ChangeRoot bool
 }
 
 // CompileHook makes the plan of a hook. The process that runs it forks again,
@@ -77,6 +100,9 @@ func CompileHook(in *Hook) (*Plan, error) {
 	b.begin(stdio, false)
 	if in.Namespaces != 0 {
 		b.call("join the container's namespaces", unix.SYS_SETNS, []Arg{fileArg(TargetFile), num(in.Namespaces)})
+	}
+	if in.ChangeRoot {
+		b.changeRoot()
 	}
 	if in.Cwd != "" {
 		b.call("enter "+in.Cwd, unix.SYS_CHDIR, []Arg{b.string(in.Cwd)})
@@ -91,6 +117,16 @@ func CompileHook(in *Hook) (*Plan, error) {
 	b.call("report the hook's exit", unix.SYS_WRITE, []Arg{fileArg(StatusFile), addr(out), num(MessageSize)}, least(MessageSize))
 	b.call("exit", unix.SYS_EXIT_GROUP, []Arg{num(0)})
 	b.place(child)
+	if in.As != nil {
+		p := *in.As
+		p.Args, p.Env, p.Path, p.Gate, p.PreserveFDs = in.Args, in.Env, in.Path, false, 0
+		b.call("start a session", unix.SYS_SETSID, nil)
+		if in.NewUser {
+			b.rootOfNamespace()
+		}
+		b.become(&p)
+		return b.done()
+	}
 	// Its own group, so that a hook that takes too long can be ended whole.
 	b.call("start a session", unix.SYS_SETSID, nil)
 	b.call("exec "+in.Path, unix.SYS_EXECVE, []Arg{b.string(in.Path), addr(b.strings(in.Args)), addr(b.strings(in.Env))},

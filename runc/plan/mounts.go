@@ -148,12 +148,24 @@ func MountFile(i int) string { return fmt.Sprintf("mount-%d", i) }
 // mount appends one mount of config.json.
 func (c *compiler) mount(i int, m *specs.Mount, o *MountOptions, src Source) {
 	b := c.b
+	if src.Target != "" {
+		moved := *m
+		moved.Destination = src.Target
+		m = &moved
+	}
 	what := fmt.Sprintf("mount %s on %s", describe(m, o), m.Destination)
 	if relative(m.Destination) == "." {
 		b.fail(fmt.Errorf("mounts[%d].destination: %q cannot be mounted over: %w", i, m.Destination, errInvalid))
 		return
 	}
 	switch {
+	case o.Bind && src.Privileged:
+		index := b.register("index")
+		b.do(Set, what, []Arg{num(uint64(i))}, save(index))
+		b.send("ask for "+what, Mounting, index)
+		b.wait("wait for "+what, SyncFile)
+	case o.Bind && src.Inside != "":
+		c.inside(i, m, o, src, what)
 	case o.Bind:
 		c.bind(i, m, o, src, what)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
@@ -199,7 +211,12 @@ func (c *compiler) filesystem(m *specs.Mount, o *MountOptions, what string) {
 	if c.in.MountLabel != "" && (m.Type == "tmpfs" || m.Type == "mqueue" || m.Type == "devpts") {
 		data = append(data[:len(data):len(data)], "context="+c.in.MountLabel)
 	}
-	t := b.target(what, m.Destination, true, resolve, stat)
+	where := what
+	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
+		// Docker compatibility: the words are runc's.
+		where = fmt.Sprintf("%s: filesystem %q must be mounted on ordinary directory", what, m.Type)
+	}
+	t := b.target(where, m.Destination, true, resolve, stat)
 	// A read-only tmpfs, /dev above all, is filled first.
 	late := m.Type == "tmpfs" && attrs&unix.MOUNT_ATTR_RDONLY != 0
 	if late {
@@ -238,18 +255,84 @@ func (c *compiler) bind(i int, m *specs.Mount, o *MountOptions, src Source, what
 		r := b.register("mount")
 		b.cloneTree(what, m.Source, o.Recursive, r)
 		tree = reg(r)
-		for _, p := range BindPropagation(o, c.in.Spec.Linux.RootfsPropagation) {
-			b.setAttr(what, tree, p.Recursive, 0, 0, p.Type)
-		}
-		if set, clear := o.BindAttr(); set|clear != 0 {
-			b.setAttr(what, tree, false, set, clear, 0)
-		}
-		if o.RecSet|o.RecClear != 0 {
-			b.setAttr(what, tree, true, o.RecSet, o.RecClear, 0)
-		}
+		c.bindAttrs(what, tree, o)
 	}
 	t := b.target(what, m.Destination, src.Dir, inRoot, 0)
 	b.attach(what, tree, reg(t))
+}
+
+// bindAttrs appends the attributes of the detached tree of a bind mount.
+func (c *compiler) bindAttrs(what string, tree Arg, o *MountOptions) {
+	b := c.b
+	for _, p := range BindPropagation(o, c.in.Spec.Linux.RootfsPropagation) {
+		b.setAttr(what, tree, p.Recursive, 0, 0, p.Type)
+	}
+	if set, clear := o.BindAttr(); set|clear != 0 {
+		b.setAttr(what, tree, false, set, clear, 0)
+	}
+	if o.RecSet|o.RecClear != 0 {
+		b.setAttr(what, tree, true, o.RecSet, o.RecClear, 0)
+	}
+}
+
+// inside appends a bind mount whose source is in the container's root. Whether it
+// is a directory is known only then.
+func (c *compiler) inside(i int, m *specs.Mount, o *MountOptions, src Source, what string) {
+	b := c.b
+	from, tree := b.register("source"), b.register("mount")
+	file, attached := b.label(), b.label()
+	copied := func() {
+		b.cloneFD(what, reg(from), o.Recursive, tree)
+		c.bindAttrs(what, reg(tree), o)
+		if src.Mapped {
+			b.idmap(what, reg(tree), o.RecIDMap, MapFile(i))
+		}
+	}
+	b.open(what, b.root(), src.Inside, unix.O_PATH|unix.O_DIRECTORY, from, ignore(unix.ENOTDIR), onIgnored(file))
+	copied()
+	b.attach(what, reg(tree), reg(b.target(what, m.Destination, true, inRoot, 0)))
+	b.do(Jump, what, nil, onOK(attached))
+	b.place(file)
+	b.open(what, b.root(), src.Inside, unix.O_PATH, from)
+	copied()
+	b.attach(what, reg(tree), reg(b.target(what, m.Destination, false, inRoot, 0)))
+	b.place(attached)
+}
+
+// MapFile is the name under which the parent passes the user namespace of the id
+// mapping of the mount with that index.
+func MapFile(i int) string { return fmt.Sprintf("map-%d", i) }
+
+// idmap appends the id mapping of a detached tree.
+func (b *builder) idmap(what string, tree Arg, recursive bool, userNS string) {
+	flags := uint64(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := b.buffer(quads(unix.MOUNT_ATTR_IDMAP, 0, 0, 0)) // struct mount_attr
+	b.p.Buffers[attr-1].Slots = []Slot{{At: 24, Name: userNS}}
+	b.call(what+": map ids", unix.SYS_MOUNT_SETATTR, []Arg{tree, b.string(""), num(flags),
+		{Kind: Address, Buf: attr, Form: MountAttr}, num(unix.MOUNT_ATTR_SIZE_VER0)})
+}
+
+// CompileMount makes the plan of a helper of the parent that makes mount i of the
+// container, for a Mounting message: it joins the container's mount namespace, the
+// file JoinFile of that type, and does with the parent's privileges what the child
+// could not.
+func CompileMount(in *Container, i int) (*Plan, error) {
+	c := &compiler{b: newBuilder(), in: in}
+	b := c.b
+	b.do(CloseOthers, "close descriptors of the parent", []Arg{num(0)})
+	b.prctl("become non-dumpable", "PR_SET_DUMPABLE", unix.PR_SET_DUMPABLE, 0)
+	b.call("clear umask", unix.SYS_UMASK, []Arg{num(0)})
+	b.call("join mount namespace", unix.SYS_SETNS, []Arg{fileArg(JoinFile(specs.MountNamespace)), num(unix.CLONE_NEWNS)})
+	b.do(Set, "use root", []Arg{fileArg(RootFile)}, save(b.register("root")))
+	src := in.Sources[i]
+	src.Privileged = false
+	c.mount(i, &in.Spec.Mounts[i], &in.Options[i], src)
+	b.send("report the mount", Done, 0)
+	b.call("exit", unix.SYS_EXIT_GROUP, []Arg{num(0)})
+	return b.done()
 }
 
 // BindPropagation returns the propagation changes for the tree of a bind mount. A

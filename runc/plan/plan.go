@@ -132,6 +132,9 @@ type Buffer struct {
 	Data  []byte
 	Refs  []Ref
 	Slots []Slot
+	// Exits are the bytes at which the address of a signal handler is written that
+	// ends the process.
+	Exits []int
 }
 
 // Plan is a table of steps with what they refer to. It is read-only once it has
@@ -222,6 +225,11 @@ func (p *Plan) Check() error {
 				return fmt.Errorf("check plan: buffer %d: bad reference", i)
 			}
 		}
+		for _, at := range p.Buffers[i].Exits {
+			if !inside(Buf(i+1), at, 8) {
+				return fmt.Errorf("check plan: buffer %d: bad handler", i)
+			}
+		}
 		for _, s := range p.Buffers[i].Slots {
 			if !inside(Buf(i+1), s.At, 4) {
 				return fmt.Errorf("check plan: buffer %d: bad slot", i)
@@ -274,6 +282,9 @@ const (
 	// Mounted: mounts are in place, the root is not yet entered; the child
 	// waits for a byte.
 	Mounted
+	// Mounting: the parent is to make the mount with index Value, for which the
+	// child has not the privilege; the child waits for a byte.
+	Mounting
 	// Limiting: the parent is to set resource limits, for which the child has not
 	// the privilege; the child waits for a byte.
 	Limiting

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,8 @@ type Filter struct {
 // specs.Process; names have become numbers.
 type Process struct {
 	Args []string
+	// Path is the program, if it is not Args[0].
+	Path string
 	Env  []string
 	Cwd  string
 	// Umask of the process.
@@ -145,12 +148,7 @@ func (b *builder) join(p *Process) {
 // self appends writes to files of /proc/self, for which the child is still in the
 // host's mount namespace.
 func (b *builder) self(p *Process) {
-	write := func(what, file, value string) {
-		fd := b.register("self")
-		b.openResolve("open "+file, cwdArg, "/proc/self/"+file, unix.O_WRONLY, 0, fd)
-		b.call(what, unix.SYS_WRITE, []Arg{reg(fd), b.string(value), num(uint64(len(value)))}, least(1))
-		b.call("close "+file, unix.SYS_CLOSE, []Arg{reg(fd)})
-	}
+	write := b.writeSelf
 	if p.OOMScoreAdj != nil {
 		write(fmt.Sprintf("set oom_score_adj to %d", *p.OOMScoreAdj), "oom_score_adj", fmt.Sprint(*p.OOMScoreAdj))
 	}
@@ -160,6 +158,14 @@ func (b *builder) self(p *Process) {
 	if p.SELinux != "" {
 		write("set SELinux label "+p.SELinux, "attr/exec", p.SELinux)
 	}
+}
+
+// writeSelf appends a write to a file of /proc/self.
+func (b *builder) writeSelf(what, file, value string) {
+	fd := b.register("self")
+	b.openResolve("open "+file, cwdArg, "/proc/self/"+file, unix.O_WRONLY, 0, fd)
+	b.call(what, unix.SYS_WRITE, []Arg{reg(fd), b.string(value), num(uint64(len(value)))}, least(1))
+	b.call("close "+file, unix.SYS_CLOSE, []Arg{reg(fd)})
 }
 
 // limits appends resource limits and scheduling.
@@ -239,6 +245,9 @@ func (b *builder) become(p *Process) {
 	if p.NoNewPrivs {
 		b.prctl("set no_new_privs", "PR_SET_NO_NEW_PRIVS", unix.PR_SET_NO_NEW_PRIVS, 1)
 	}
+	if p.Gate {
+		b.endable()
+	}
 	program := b.lookup(p)
 	b.do(CloseOthers, "close what the lookups opened", keep)
 	if p.Filter != nil {
@@ -253,11 +262,39 @@ func (b *builder) become(p *Process) {
 		b.wait("wait for start", GateFile)
 	}
 	argv, envp := b.strings(p.Args), b.strings(p.Env)
-	b.call("exec "+p.Args[0], unix.SYS_EXECVE, []Arg{
+	b.call("exec "+p.program(), unix.SYS_EXECVE, []Arg{
 		reg(program),
 		{Kind: Address, Buf: argv, Form: CStrings},
 		{Kind: Address, Buf: envp, Form: Count},
-	}, func(s *Step) { s.Program = p.Args[0] })
+	}, func(s *Step) { s.Program = p.program() })
+}
+
+// program is the name of the program as it was given.
+func (p *Process) program() string {
+	if p.Path != "" {
+		return p.Path
+	}
+	return p.Args[0]
+}
+
+// ExitSignal is the exit status of an init that SIGTERM ended at its gate.
+const ExitSignal = 128 + 15
+
+// endable appends handlers that let common signals end a process that waits at the
+// gate, which the kernel keeps from the first of a pid namespace otherwise. execve
+// takes them away.
+func (b *builder) endable() {
+	const saRestorer = 0x04000000 // the handler does not return, but amd64 wants the field
+	action := b.buffer(quads(0, saRestorer, 0, 0))
+	if runtime.GOARCH == "riscv64" || runtime.GOARCH == "loong64" { // without that field
+		action = b.buffer(quads(0, 0, 0))
+	}
+	b.p.Buffers[action-1].Exits = []int{0}
+	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM} {
+		name := unix.SignalName(sig)
+		b.call("let "+name+" end it until start", unix.SYS_RT_SIGACTION,
+			[]Arg{shown(uint64(sig), name), {Kind: Address, Buf: action, Show: "exit"}, num(0), num(8)})
+	}
 }
 
 // user appends the change of groups and user.
@@ -287,7 +324,7 @@ func (b *builder) cwd(dir string, done Label, ign ...syscall.Errno) {
 // permissions are those that execve will meet.
 func (b *builder) lookup(p *Process) Reg {
 	program := b.register("program")
-	name := p.Args[0]
+	name := p.program()
 	prog := func(s *Step) { s.Program = name }
 	const access = unix.X_OK
 	if strings.Contains(name, "/") {

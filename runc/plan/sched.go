@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 
@@ -140,15 +141,24 @@ func (b *builder) memoryPolicy(m *specs.LinuxMemoryPolicy) {
 		b.fail(fmt.Errorf("linux.memoryPolicy.nodes: invalid memory policy node: %w", err))
 		return
 	}
-	nodes, bits := num(0), uint64(0)
+	nodes, size := num(0), uint64(0)
 	if strings.TrimSpace(m.Nodes) != "" {
 		if m.Mode == "MPOL_DEFAULT" || m.Mode == "MPOL_LOCAL" {
-			b.fail(fmt.Errorf("linux.memoryPolicy: mode %s takes no nodes, and %q is given: %w", m.Mode, m.Nodes, errInvalid))
+			b.fail(fmt.Errorf("linux.memoryPolicy: %s mode requires 0 nodes but got %d: %w", m.Mode, population(mask), errInvalid))
 			return
 		}
-		nodes, bits = addr(b.buffer(mask)), uint64(len(mask)*8)+1
+		nodes, size = addr(b.buffer(mask)), uint64(len(mask)*8)+1
 	}
-	b.call("set memory policy "+string(m.Mode), unix.SYS_SET_MEMPOLICY, []Arg{num(mode), nodes, num(bits)})
+	b.call("set memory policy "+string(m.Mode), unix.SYS_SET_MEMPOLICY, []Arg{num(mode), nodes, num(size)})
+}
+
+// population is how many bits of mask are set.
+func population(mask []byte) int {
+	n := 0
+	for _, b := range mask {
+		n += bits.OnesCount8(b)
+	}
+	return n
 }
 
 // ParseList turns a list such as "0-3,7" into a bit mask of at least one 64-bit

@@ -181,10 +181,15 @@ func namespaces(l *specs.Linux) (map[specs.LinuxNamespaceType]*specs.LinuxNamesp
 }
 
 func linux(l *specs.Linux, spaces map[specs.LinuxNamespaceType]*specs.LinuxNamespace) error {
-	if m := spaces[specs.MountNamespace]; m == nil || m.Path != "" {
-		return missing("linux.namespaces: a container without a mount namespace of its own")
-	}
 	user := spaces[specs.UserNamespace]
+	switch m := spaces[specs.MountNamespace]; {
+	case m != nil && m.Path != "":
+		return missing("linux.namespaces: a mount namespace given by path")
+	case m == nil && len(l.MaskedPaths)+len(l.ReadonlyPaths) > 0:
+		return invalid("linux.maskedPaths and readonlyPaths: need a mount namespace of the container")
+	case m == nil && user != nil:
+		return invalid("linux.namespaces: a user namespace needs a mount namespace of the container")
+	}
 	mapped := len(l.UIDMappings)+len(l.GIDMappings) > 0
 	switch {
 	case user == nil && mapped:
