@@ -8,6 +8,7 @@ import (
 	"lighter/cli/container"
 	"lighter/cli/contexts"
 	"lighter/cli/image"
+	"lighter/cli/manifest"
 	"lighter/cli/network"
 	"lighter/cli/registry"
 	"lighter/cli/session"
@@ -55,7 +56,7 @@ func commands(s *session.Session, word string) []*cobra.Command {
 		all = append(append(all, n.topLevel(s)...), n.command(s))
 	}
 	all = append(append(all, system.TopLevel(s)...), registry.Commands(s)...)
-	return append(all, network.Command(s), volume.Command(s), contexts.Command(s), newBuilderCommand(s))
+	return append(all, network.Command(s), volume.Command(s), contexts.Command(s), newBuilderCommand(s), manifest.Command(s))
 }
 
 // single is the command called word, nil if there is none.
@@ -69,6 +70,8 @@ func single(s *session.Session, word string) *cobra.Command {
 		return contexts.Command(s)
 	case "builder":
 		return newBuilderCommand(s)
+	case "manifest":
+		return manifest.Command(s)
 	}
 	sets := []func(*session.Session) []*cobra.Command{system.TopLevel, registry.Commands}
 	for _, n := range nouns() {

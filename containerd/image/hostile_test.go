@@ -14,6 +14,7 @@ import (
 
 	"lighter/containerd/image"
 	"lighter/containerd/image/imagetest"
+	"lighter/internal/registry"
 )
 
 // TestCredentialsStayHome: a user's password goes to the registry's own site only,
@@ -51,7 +52,7 @@ func TestCredentialsStayHome(t *testing.T) {
 			host := strings.TrimPrefix(reg.URL, "http://")
 			svc, _ := imagetest.Services(t)
 			_, err := image.Pull(testCtx(t), svc, host+"/r:latest", image.PullOptions{
-				Resolver: image.NewResolver(t.Context(), image.RegistryOptions{Host: host, User: c.user, Secret: c.secret}), NoUnpack: true,
+				Resolver: registry.NewResolver(t.Context(), registry.Options{Host: host, User: c.user, Secret: c.secret}), NoUnpack: true,
 			})
 			if err == nil {
 				t.Error("no error")
@@ -74,7 +75,7 @@ func TestCredentialsStayHome(t *testing.T) {
 		svc, _ := imagetest.Services(t)
 		host := strings.TrimPrefix(reg.URL, "http://")
 		_, err := image.Pull(testCtx(t), svc, host+"/r:latest", image.PullOptions{
-			Resolver: image.NewResolver(t.Context(), image.RegistryOptions{Host: host, User: "user", Secret: "pass"}), NoUnpack: true,
+			Resolver: registry.NewResolver(t.Context(), registry.Options{Host: host, User: "user", Secret: "pass"}), NoUnpack: true,
 		})
 		if err == nil || asked.Load() != 0 {
 			t.Errorf("the URL was asked %d times; %v", asked.Load(), err)
@@ -107,7 +108,7 @@ func TestTokenServerOfTheSite(t *testing.T) {
 	svc, _ := imagetest.Services(t)
 	for _, secret := range []string{"wrong", "pass"} {
 		_, err := image.Pull(testCtx(t), svc, host+"/r:latest", image.PullOptions{
-			Resolver: image.NewResolver(t.Context(), image.RegistryOptions{Host: host, User: "user", Secret: secret}), NoUnpack: true,
+			Resolver: registry.NewResolver(t.Context(), registry.Options{Host: host, User: "user", Secret: secret}), NoUnpack: true,
 		})
 		if (err == nil) != (secret == "pass") {
 			t.Errorf("pull with the password %q: %v", secret, err)

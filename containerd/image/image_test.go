@@ -26,6 +26,7 @@ import (
 	"lighter/containerd"
 	"lighter/containerd/image"
 	"lighter/containerd/image/imagetest"
+	"lighter/internal/registry"
 	"lighter/internal/testenv"
 )
 
@@ -34,7 +35,7 @@ var timeZero time.Time
 func testCtx(t testing.TB) context.Context { return namespaces.WithNamespace(t.Context(), "test") }
 
 func resolver(t testing.TB) remotes.Resolver {
-	return image.NewResolver(t.Context(), image.RegistryOptions{})
+	return registry.NewResolver(t.Context(), registry.Options{})
 }
 
 func twoLayers(t testing.TB) imagetest.Image {
@@ -240,7 +241,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil || got.Target.Digest != img.Manifest.Digest {
 		t.Errorf("record %v, %v", got, err)
 	}
-	tags, err := image.Tags(ctx, image.RegistryOptions{}, host+"/some/repo")
+	tags, err := image.Tags(ctx, registry.Options{}, host+"/some/repo")
 	if err != nil || len(tags) != 1 || tags[0] != "tag" {
 		t.Errorf("tags %v, %v", tags, err)
 	}
@@ -424,7 +425,7 @@ func TestNoDowngrade(t *testing.T) {
 	var heard atomic.Int32
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { heard.Add(1) }))
 	defer plain.Close()
-	r := image.NewResolver(t.Context(), image.RegistryOptions{Host: "registry.invalid", User: "u", Secret: "s"})
+	r := registry.NewResolver(t.Context(), registry.Options{Host: "registry.invalid", User: "u", Secret: "s"})
 	if _, _, err := r.Resolve(testCtx(t), "registry.invalid/x:1"); err == nil {
 		t.Error("resolved")
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"lighter/internal/registry"
 )
 
 // Inspect asks a registry what ref is, and for which platforms, without storing
@@ -17,7 +19,7 @@ import (
 //
 // Errors: as for Pull.
 func Inspect(ctx context.Context, resolver remotes.Resolver, ref string) (ocispec.Descriptor, []ocispec.Platform, error) {
-	desc, all, err := inspect(silent(ctx), resolver, ref)
+	desc, all, err := inspect(registry.Silent(ctx), resolver, ref)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("inspect %q: %w", ref, err)
 	}
@@ -78,15 +80,15 @@ const searchHost = "index.docker.io"
 //
 // Errors: Unauthenticated when the index refuses them; NotFound when the host has
 // no index.
-func Search(ctx context.Context, o RegistryOptions, query string) ([]byte, error) {
-	ctx = silent(ctx)
+func Search(ctx context.Context, o registry.Options, query string) ([]byte, error) {
+	ctx = registry.Silent(ctx)
 	o.Mirrors = nil
-	hosts, err := o.hosts(ctx)(o.Host)
+	hosts, err := o.Hosts(ctx)(o.Host)
 	if err != nil {
 		return nil, fmt.Errorf("search %s: %w", o.Host, err)
 	}
 	for _, h := range hosts {
-		if h.Host != registryHost(o.Host) {
+		if h.Host != registry.Host(o.Host) {
 			continue
 		}
 		host := h.Host

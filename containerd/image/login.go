@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+
+	"lighter/internal/registry"
 )
 
 // maxLoginBody is how much of an answer is read for the connection's sake, in
@@ -21,18 +23,18 @@ const maxLoginBody = 64 << 10
 // gave none.
 //
 // Errors: Unauthenticated when the registry refuses them.
-func Login(ctx context.Context, o RegistryOptions) (identityToken string, err error) {
-	ctx = silent(ctx)
+func Login(ctx context.Context, o registry.Options) (identityToken string, err error) {
+	ctx = registry.Silent(ctx)
 	o.Mirrors = nil
-	o.authorizer = []docker.AuthorizerOpt{docker.WithFetchRefreshToken(func(_ context.Context, token string, _ *http.Request) {
+	o.Authorizer = []docker.AuthorizerOpt{docker.WithFetchRefreshToken(func(_ context.Context, token string, _ *http.Request) {
 		identityToken = token
 	})}
-	hosts, err := o.hosts(ctx)(o.Host)
+	hosts, err := o.Hosts(ctx)(o.Host)
 	if err != nil {
 		return "", err
 	}
 	for _, h := range hosts {
-		if h.Host != registryHost(o.Host) {
+		if h.Host != registry.Host(o.Host) {
 			continue
 		}
 		err := login(ctx, h, o.User != "" || o.Secret != "")

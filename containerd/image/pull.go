@@ -16,11 +16,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/containerd"
+	"lighter/internal/registry"
 )
 
 // PullOptions qualify Pull.
 type PullOptions struct {
-	Resolver remotes.Resolver // required; see NewResolver
+	Resolver remotes.Resolver // required; see package registry
 	// Platform is wanted; nil means the host's, for which an image of another
 	// platform will do when the reference names nothing else.
 	Platform    *ocispec.Platform
@@ -54,7 +55,7 @@ func Pull(ctx context.Context, svc *containerd.Services, ref string, o PullOptio
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pull %q: %w", ref, err)
 	}
-	ctx = silent(ctx)
+	ctx = registry.Silent(ctx)
 	p, err := pull(ctx, svc, ref, o)
 	if err != nil {
 		err = fmt.Errorf("pull %q: %w", ref, err)

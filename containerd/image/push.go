@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/containerd"
+	"lighter/internal/registry"
 )
 
 // PushOptions qualify Push.
@@ -31,7 +32,7 @@ var ErrContentMissing = errors.New("content is not available locally")
 // Push sends target and all that it refers to to the repository and tag ref.
 // Blobs go first, in parallel; what refers to them follows.
 func Push(ctx context.Context, svc *containerd.Services, ref string, target ocispec.Descriptor, o PushOptions) error {
-	ctx = silent(ctx)
+	ctx = registry.Silent(ctx)
 	// The digest has only the root of the push tagged.
 	pusher, err := o.Resolver.Pusher(ctx, ref+"@"+target.Digest.String())
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+
+	"lighter/internal/registry"
 )
 
 const (
@@ -22,10 +24,10 @@ const (
 
 // Tags lists the tags of the repository ("docker.io/library/busybox") at its
 // registry.
-func Tags(ctx context.Context, o RegistryOptions, repo string) ([]string, error) {
+func Tags(ctx context.Context, o registry.Options, repo string) ([]string, error) {
 	host, path, _ := strings.Cut(repo, "/")
-	ctx = silent(ctx)
-	hosts, err := o.hosts(ctx)(host)
+	ctx = registry.Silent(ctx)
+	hosts, err := o.Hosts(ctx)(host)
 	if err != nil {
 		return nil, fmt.Errorf("list tags of %q: %w", repo, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 
 	cimage "lighter/containerd/image"
+	registries "lighter/internal/registry"
 )
 
 // Distribution asks the registry of ref what it has under that name. Nothing is
@@ -30,7 +31,7 @@ func (s *Service) Distribution(ctx context.Context, ref string, auth *registry.A
 		return none, invalid("unknown image reference format: %s", ref)
 	}
 	named = reference.TagNameOnly(named)
-	desc, platforms, err := cimage.Inspect(ctx, cimage.NewResolver(ctx, s.registryOptions(named, auth)), named.String())
+	desc, platforms, err := cimage.Inspect(ctx, registries.NewResolver(ctx, s.registryOptions(named, auth)), named.String())
 	if err != nil {
 		return none, registryError(named, err)
 	}

@@ -20,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	cimage "lighter/containerd/image"
+	registries "lighter/internal/registry"
 )
 
 // transferRef parses the name and the tag, possibly a digest, of a pull or push.
@@ -107,7 +108,7 @@ func (s *Service) pullOne(ctx context.Context, named reference.Named, platform *
 		return err == nil
 	}
 	pulled, err := cimage.Pull(ctx, s.svc, named.String(), cimage.PullOptions{
-		Resolver:     cimage.NewResolver(ctx, s.registryOptions(named, auth)),
+		Resolver:     registries.NewResolver(ctx, s.registryOptions(named, auth)),
 		Platform:     platform,
 		Snapshotter:  s.snapshotter,
 		MaxDownloads: s.settings.Load().MaxDownloads,
@@ -132,7 +133,7 @@ func (s *Service) pullOne(ctx context.Context, named reference.Named, platform *
 
 // registryOptions are those for the registry of named, with the credentials
 // that the client sent for it.
-func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConfig) cimage.RegistryOptions {
+func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConfig) registries.Options {
 	o := s.hostOptions(reference.Domain(named))
 	if auth == nil || !sameRegistry(auth.ServerAddress, o.Host) {
 		return o
@@ -149,9 +150,9 @@ func (s *Service) registryOptions(named reference.Named, auth *registry.AuthConf
 }
 
 // hostOptions are those for a registry without credentials.
-func (s *Service) hostOptions(host string) cimage.RegistryOptions {
+func (s *Service) hostOptions(host string) registries.Options {
 	registry := s.settings.Load().Registry
-	return cimage.RegistryOptions{
+	return registries.Options{
 		CertsDir:  registry.CertsDir,
 		Insecure:  registry.Insecure,
 		Mirrors:   registry.Mirrors,

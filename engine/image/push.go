@@ -20,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	cimage "lighter/containerd/image"
+	registries "lighter/internal/registry"
 )
 
 // Push sends the image named ref with tag to its registry; without a tag, all
@@ -79,7 +80,7 @@ func (s *Service) pushOne(ctx context.Context, named reference.Named, platform *
 	push := func(target ocispec.Descriptor) error {
 		show := &pushMessages{out: out}
 		return cimage.Push(ctx, s.svc, named.String(), target, cimage.PushOptions{
-			Resolver:   cimage.NewResolver(ctx, s.registryOptions(named, auth)),
+			Resolver:   registries.NewResolver(ctx, s.registryOptions(named, auth)),
 			MaxUploads: s.settings.Load().MaxUploads,
 			Progress:   show.event,
 		})

@@ -1,4 +1,7 @@
-package image
+// Package registry reaches registries: it makes their clients, with what the user
+// says of mirrors, certificates and credentials, and keeps what they carry from
+// being led elsewhere.
+package registry
 
 import (
 	"context"
@@ -21,8 +24,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// RegistryOptions say how registries are reached.
-type RegistryOptions struct {
+// Options say how registries are reached.
+type Options struct {
 	// CertsDir is searched for <host>/hosts.toml and <host>/*.crt, as Docker and
 	// containerd have them; "" for none.
 	CertsDir string
@@ -42,7 +45,8 @@ type RegistryOptions struct {
 	// Header is sent to Host.
 	Header http.Header
 
-	authorizer []docker.AuthorizerOpt
+	// Authorizer are more options of what answers challenges.
+	Authorizer []docker.AuthorizerOpt
 }
 
 // maxRedirects bounds how often a registry may send a request elsewhere.
@@ -52,34 +56,35 @@ const maxRedirects = 5
 // is spoken only to those that o says may: a failed TLS handshake with another
 // is an error (CVE-2014-5277), as are a redirect and a token server that would
 // downgrade to it (CVE-2019-10214, CVE-2026-33540).
-func NewResolver(ctx context.Context, o RegistryOptions) remotes.Resolver {
+func NewResolver(ctx context.Context, o Options) remotes.Resolver {
 	header := http.Header{}
 	if o.UserAgent != "" {
 		header.Set("User-Agent", o.UserAgent)
 	}
 	return docker.NewResolver(docker.ResolverOptions{
-		Hosts:   o.hosts(silent(ctx)),
+		Hosts:   o.Hosts(Silent(ctx)),
 		Headers: header,
 		Tracker: docker.NewInMemoryTracker(),
 	})
 }
 
-// silent returns ctx with the logger that containerd's client uses turned off:
+// Silent returns ctx with the logger that containerd's client uses turned off:
 // what it has to say comes back as errors.
-func silent(ctx context.Context) context.Context {
+func Silent(ctx context.Context) context.Context {
 	l := logrus.New()
 	l.SetOutput(io.Discard)
 	l.SetLevel(logrus.PanicLevel)
 	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
-func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
+// Hosts returns the endpoints of registries, as containerd's client wants them.
+func (o Options) Hosts(ctx context.Context) docker.RegistryHosts {
 	return func(host string) ([]docker.RegistryHost, error) {
 		insecure := o.insecure(host)
 		opts := config.HostOptions{
-			AuthorizerOpts: o.authorizer,
+			AuthorizerOpts: o.Authorizer,
 			UpdateClient: func(c *http.Client) error {
-				guard(c, registryHost(host), insecure)
+				guard(c, Host(host), insecure)
 				return nil
 			},
 		}
@@ -87,7 +92,7 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 			opts.HostDir = config.HostDirFromRoot(o.CertsDir)
 		}
 		if host == o.Host && (o.User != "" || o.Secret != "") {
-			own := registryHost(host)
+			own := Host(host)
 			opts.Credentials = func(asked string) (string, string, error) {
 				if asked != own {
 					return "", "", nil
@@ -110,7 +115,7 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 		}
 		if host == o.Host {
 			for i := range hosts {
-				if hosts[i].Host != registryHost(host) {
+				if hosts[i].Host != Host(host) {
 					continue
 				}
 				hosts[i].Header = hosts[i].Header.Clone()
@@ -137,20 +142,20 @@ func (o RegistryOptions) hosts(ctx context.Context) docker.RegistryHosts {
 	}
 }
 
-// registryHost returns the host name of the registry's endpoint.
-func registryHost(host string) string {
+// Host returns the host name of the registry's endpoint.
+func Host(host string) string {
 	if host == "docker.io" {
 		return "registry-1.docker.io"
 	}
 	return host
 }
 
-func (o RegistryOptions) mirrors(ctx context.Context) ([]docker.RegistryHost, error) {
+func (o Options) mirrors(ctx context.Context) ([]docker.RegistryHost, error) {
 	var all []docker.RegistryHost
 	for _, m := range o.Mirrors {
 		u, err := url.Parse(m)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return nil, invalid("registry mirror %q: not an http or https URL", m)
+			return nil, fmt.Errorf("registry mirror %q: not an http or https URL: %w", m, errdefs.ErrInvalidArgument)
 		}
 		insecure := u.Scheme == "http" || o.insecure(u.Host)
 		client := &http.Client{Transport: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: insecure})}
@@ -168,7 +173,7 @@ func (o RegistryOptions) mirrors(ctx context.Context) ([]docker.RegistryHost, er
 }
 
 // insecure reports whether the registry host ("name[:port]") is listed.
-func (o RegistryOptions) insecure(host string) bool {
+func (o Options) insecure(host string) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
 		name = strings.Trim(host, "[]")
