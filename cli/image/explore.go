@@ -65,6 +65,20 @@ func oneLine(text string) string {
 	}, text)
 }
 
+// saver checks the flags that diff and explore share, and returns what reads
+// images from the engine.
+func saver(s *session.Session, spec, platform string) (client.APIClient, []client.ImageSaveOption, error) {
+	if err := checkFormat(spec); err != nil {
+		return nil, nil, err
+	}
+	opts, err := saveOptions(platform)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.Client()
+	return c, opts, err
+}
+
 func newDiffCommand(s *session.Session) *cobra.Command {
 	var platform, spec string
 	cmd := &cobra.Command{
@@ -72,14 +86,7 @@ func newDiffCommand(s *session.Session) *cobra.Command {
 		Long: "Show what differs between the files and configurations of two images.\n\n" +
 			"A: added in the second, C: changed (contents, kind, mode or owner), D: not in the second.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkFormat(spec); err != nil {
-				return err
-			}
-			opts, err := saveOptions(platform)
-			if err != nil {
-				return err
-			}
-			c, err := s.Client()
+			c, opts, err := saver(s, spec, platform)
 			if err != nil {
 				return err
 			}
@@ -130,14 +137,7 @@ func newExploreCommand(s *session.Session) *cobra.Command {
 		Long: "Show what each layer of an image adds, changes, removes and wastes.\n\n" +
 			"WASTED is the size of files of the layers below that a layer replaces or removes:\nthey are transferred and stored, but nobody sees them.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkFormat(spec); err != nil {
-				return err
-			}
-			opts, err := saveOptions(platform)
-			if err != nil {
-				return err
-			}
-			c, err := s.Client()
+			c, opts, err := saver(s, spec, platform)
 			if err != nil {
 				return err
 			}
