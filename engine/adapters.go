@@ -57,6 +57,7 @@ func (n networks) Allocate(ctx context.Context, req container.NetworkRequest) (*
 		DNSSearch:    req.DNSSearch,
 		DNSOptions:   req.DNSOptions,
 		ExtraHosts:   req.ExtraHosts,
+		Keep:         req.Keep,
 	})
 	if err != nil {
 		return nil, err

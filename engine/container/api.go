@@ -131,6 +131,8 @@ type NetworkRequest struct {
 	DNSSearch    []string
 	DNSOptions   []string
 	ExtraHosts   []string // name:address, address may be "host-gateway"
+	// Keep are addresses that the container gets again where they are free.
+	Keep []netip.Addr
 }
 
 // NetworkAllocation is what a container got.

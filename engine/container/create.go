@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -394,6 +395,12 @@ func (m *Manager) materialize(ctx context.Context, r *record, undo *cleanup.Stac
 		defer cancel()
 		return sn.Remove(ctx, r.ID)
 	})
+	return m.copyUp(ctx, r, mounts)
+}
+
+// copyUp fills the empty volumes of r with what its file system, which mounts
+// makes, has at their places.
+func (m *Manager) copyUp(ctx context.Context, r *record, mounts []mount.Mount) (err error) {
 	if !slices.ContainsFunc(r.Mounts, func(p mountPoint) bool { return p.CopyUp }) {
 		return nil
 	}

@@ -204,6 +204,7 @@ type fakeNetworks struct {
 	held     map[string]bool
 	restored map[string]int
 	fail     error
+	failOnce error
 }
 
 func (f *fakeNetworks) Allocate(_ context.Context, req NetworkRequest) (*NetworkAllocation, error) {
@@ -211,6 +212,10 @@ func (f *fakeNetworks) Allocate(_ context.Context, req NetworkRequest) (*Network
 	defer f.mu.Unlock()
 	if f.fail != nil {
 		return nil, f.fail
+	}
+	if err := f.failOnce; err != nil {
+		f.failOnce = nil
+		return nil, err
 	}
 	f.held[req.ID] = true
 	return &NetworkAllocation{

@@ -287,11 +287,15 @@ func (m *Manager) mountPoints(r *record) ([]mountPoint, error) {
 		index[dest] = len(all)
 		all = append(all, mountPoint{Type: mount.TypeVolume, Destination: dest, RW: true, CopyUp: true})
 	}
-	// Parents first, so that a mount is not hidden by one above it.
+	sortMounts(all)
+	return all, nil
+}
+
+// sortMounts puts parents first, so that a mount is not hidden by one above it.
+func sortMounts(all []mountPoint) {
 	slices.SortStableFunc(all, func(a, b mountPoint) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
-	return all, nil
 }
 
 // volumesFrom returns the mounts of the container named in id[:ro|rw].

@@ -38,6 +38,9 @@ type record struct {
 	Endpoints map[string]*network.EndpointSettings `json:"endpoints,omitempty"`
 	Network   *NetworkAllocation                   `json:"network,omitempty"`
 	Links     []link                               `json:"links,omitempty"`
+	// Former is what the container goes back to when the change that is under way
+	// fails; nil when there is none.
+	Former *former `json:"former,omitempty"`
 
 	State     State  `json:"state"`
 	Pid       int    `json:"pid,omitempty"`

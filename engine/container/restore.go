@@ -87,6 +87,9 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 		e := newEntry(r)
 		m.byID[r.ID] = e
 		m.names[r.Name] = r.ID
+		task, ok := tasks[r.ID]
+		begin := m.settleFormer(e, ok && task.Status != containerd.StatusStopped)
+		r = e.rec.Load()
 		for _, p := range r.Mounts {
 			if p.Type != mount.TypeVolume {
 				continue
@@ -95,9 +98,11 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 				m.Log.Warn("a volume of a container is missing", "container", r.ID, "volume", p.Name, "err", err)
 			}
 		}
-		task, ok := tasks[r.ID]
 		if f := m.reconcile(e, task, ok, live); f != nil {
 			after = append(after, f)
+		}
+		if begin != nil {
+			after = append(after, begin)
 		}
 	}
 	if err := m.Networks.Restore(ctx, live); err != nil {

@@ -326,7 +326,7 @@ func (m *Manager) allocateNetwork(ctx context.Context, r *record, linked []strin
 		Mode: h.NetworkMode, Endpoints: r.Endpoints,
 		ExposedPorts: r.Config.ExposedPorts, PortBindings: h.PortBindings, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions,
-		ExtraHosts: slices.Concat(h.ExtraHosts, linked),
+		ExtraHosts: slices.Concat(h.ExtraHosts, linked), Keep: r.Former.addresses(),
 	})
 	if err != nil {
 		return nil, networkError(err)

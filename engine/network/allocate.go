@@ -42,6 +42,9 @@ type Request struct {
 	ExtraHosts   []string // "name:address"; the address may be "host-gateway"
 	// MacAddress is for the endpoint of Mode, unless its settings have one.
 	MacAddress network.HardwareAddr
+	// Keep are addresses that the container had: where they are free it gets them
+	// again, unless its settings ask for others.
+	Keep []netip.Addr `json:",omitempty"`
 }
 
 // Allocation is what a container got. It is a copy, the caller's to keep.

@@ -53,7 +53,7 @@ func (m *Manager) endpointLocked(rec *sandboxRecord, n *netw, s *network.Endpoin
 		if f.segment == nil {
 			continue
 		}
-		addr, err := f.segment.take(f.want)
+		addr, err := f.segment.takeAgain(f.want, rec.Request.Keep)
 		if err != nil {
 			n.release(ep)
 			return nil, fmt.Errorf("allocate address on network %s: %w", n.Network.Name, err)

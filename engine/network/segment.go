@@ -85,6 +85,19 @@ func (s *segment) take(want netip.Addr) (netip.Prefix, error) {
 	return netip.PrefixFrom(want, s.addr.Bits()), err
 }
 
+// takeAgain is take, which prefers the first of keep that is free when any address
+// would do.
+func (s *segment) takeAgain(want netip.Addr, keep []netip.Addr) (netip.Prefix, error) {
+	if !want.IsValid() {
+		for _, addr := range keep {
+			if s.addr.Contains(addr) && s.pool.Reserve(addr) == nil {
+				return netip.PrefixFrom(addr, s.addr.Bits()), nil
+			}
+		}
+	}
+	return s.take(want)
+}
+
 // segments returns those that n has, IPv4 first.
 func (n *netw) segments() []*segment {
 	return slices.DeleteFunc([]*segment{n.v4, n.v6}, func(s *segment) bool { return s == nil })

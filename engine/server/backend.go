@@ -41,6 +41,7 @@ type Containers interface {
 	Prune(ctx context.Context, opts container.PruneOptions) (containertypes.PruneReport, error)
 	Commit(ctx context.Context, opts CommitOptions) (id string, err error)
 
+	Reconfigure(ctx context.Context, ref string, change container.Reconfiguration) ([]string, error)
 	Update(ctx context.Context, ref string, cfg containertypes.UpdateConfig) (containertypes.UpdateResponse, error)
 	Changes(ctx context.Context, ref string) ([]containertypes.FilesystemChange, error)
 	Export(ctx context.Context, ref string, w io.Writer) error

@@ -6,6 +6,8 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	networktypes "github.com/moby/moby/api/types/network"
 	volumetypes "github.com/moby/moby/api/types/volume"
+
+	"lighter/engine/container"
 )
 
 // table lists the routes. The first match wins, so a literal path stands before
@@ -47,6 +49,7 @@ func (s *Server) table() []route {
 	post("/containers/{name}/unpause", s.containerUnpause)
 	post("/containers/{name}/rename", s.containerRename)
 	post("/containers/{name}/update", s.containerUpdate)
+	post("/containers/{name}/reconfigure", s.containerReconfigure)
 	post("/containers/{name}/resize", s.containerResize)
 	post("/containers/{name}/attach", s.containerAttach)
 	get("/containers/{name}/attach/ws", s.containerAttachWebSocket)
@@ -237,6 +240,22 @@ func (s *Server) volumePrune(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, report)
+}
+
+// containerReconfigure is an addition of this engine.
+func (s *Server) containerReconfigure(w http.ResponseWriter, r *request) error {
+	var change container.Reconfiguration
+	if err := r.decode(&change, false); err != nil {
+		return err
+	}
+	warnings, err := s.backends.Containers.Reconfigure(r.Context(), r.vars["name"], change)
+	if err != nil {
+		return err
+	}
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return writeJSON(w, http.StatusOK, containertypes.UpdateResponse{Warnings: warnings})
 }
 
 func (s *Server) containerUpdate(w http.ResponseWriter, r *request) error {
