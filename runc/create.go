@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,6 +19,7 @@ import (
 	"lighter/internal/linux/pidfd"
 	"lighter/runc/cgroup"
 	"lighter/runc/fork"
+	"lighter/runc/netdev"
 	"lighter/runc/plan"
 	"lighter/runc/spec"
 	"lighter/runc/state"
@@ -316,6 +319,9 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			if err := c.savePID(child.PID); err != nil {
 				return err
 			}
+			if err := c.netDevices(child.PID); err != nil {
+				return err
+			}
 			if err := c.r.createHooks(ctx, c.rec, c.spec, c.in.Root, child); err != nil {
 				return err
 			}
@@ -352,6 +358,24 @@ func (c *creation) follow(ctx context.Context, child *fork.Child, gate bool) err
 			return fmt.Errorf("unexpected message %d from init", m.Kind)
 		}
 	}
+}
+
+// netDevices moves devices of the host into the network namespace of init.
+func (c *creation) netDevices(pid int) error {
+	if len(c.spec.Linux.NetDevices) == 0 {
+		return nil
+	}
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return fmt.Errorf("linux.netDevices: %w", err)
+	}
+	defer netns.Close()
+	for _, name := range slices.Sorted(maps.Keys(c.spec.Linux.NetDevices)) {
+		if err := netdev.Move(name, c.spec.Linux.NetDevices[name].Name, netns); err != nil {
+			return fmt.Errorf("linux.netDevices: %w", err)
+		}
+	}
+	return nil
 }
 
 // savePID stores init's pid.

@@ -25,7 +25,8 @@ const defaultUmask = 0o022
 // process translates the configuration of init.
 func (c *creation) process(gate bool) error {
 	hooks := c.spec.Hooks
-	c.in.WaitMounted = hooks != nil && len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) > 0
+	c.in.WaitMounted = len(c.spec.Linux.NetDevices) > 0 ||
+		hooks != nil && len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) > 0
 	p, err := c.r.translate(c.spec.Process, c.spec, c.in.NewUser)
 	if err != nil {
 		return err

@@ -213,8 +213,8 @@ func linux(l *specs.Linux, spaces map[specs.LinuxNamespaceType]*specs.LinuxNames
 	if l.IntelRdt != nil {
 		return missing("linux.intelRdt")
 	}
-	if len(l.NetDevices) > 0 {
-		return missing("linux.netDevices")
+	if err := netDevices(l, spaces); err != nil {
+		return err
 	}
 	for _, paths := range [][]string{l.MaskedPaths, l.ReadonlyPaths} {
 		for _, p := range paths {
@@ -227,6 +227,30 @@ func linux(l *specs.Linux, spaces map[specs.LinuxNamespaceType]*specs.LinuxNames
 		if err := sysctl(key, spaces); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// netDevices checks the devices that the container gets.
+func netDevices(l *specs.Linux, spaces map[specs.LinuxNamespaceType]*specs.LinuxNamespace) error {
+	if len(l.NetDevices) > 0 && spaces[specs.NetworkNamespace] == nil {
+		return invalid("linux.netDevices: need a network namespace of the container")
+	}
+	taken := map[string]bool{}
+	for host, d := range l.NetDevices {
+		name := d.Name
+		if name == "" {
+			name = host
+		}
+		for _, n := range []string{host, name} {
+			if n == "" || len(n) > 15 || n == "." || n == ".." || strings.ContainsAny(n, "/:% \t\n\v\f\r\x00") {
+				return invalid("linux.netDevices: invalid network device name %q", n)
+			}
+		}
+		if taken[name] {
+			return invalid("linux.netDevices: name %q is given twice", name)
+		}
+		taken[name] = true
 	}
 	return nil
 }

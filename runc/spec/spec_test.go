@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 		{"unknown namespace", base + `},"linux":{"namespaces":[{"type":"mount"},{"type":"x"}]}}`, errdefs.IsInvalidArgument},
 		{"relative namespace path", base + `},"linux":{"namespaces":[{"type":"mount"},{"type":"pid","path":"x"}]}}`, errdefs.IsInvalidArgument},
 		{"intelRdt", base + `,"intelRdt":{}}}`, errdefs.IsNotImplemented},
-		{"netDevices", base + `,"netDevices":{"eth0":{}}}}`, errdefs.IsNotImplemented},
+		{"netDevices", base + `,"netDevices":{"eth0":{}}}}`, errdefs.IsInvalidArgument},
 		{"relative mask", base + `,"maskedPaths":["proc"]}}`, errdefs.IsInvalidArgument},
 		{"sysctl of the host", base + `,"sysctl":{"kernel.panic":"1"}}}`, errdefs.IsInvalidArgument},
 		{"sysctl of an absent namespace", base + `,"sysctl":{"net.ipv4.ip_forward":"1"}}}`, errdefs.IsInvalidArgument},
