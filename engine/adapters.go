@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"strings"
+	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	api "github.com/moby/moby/api/types/container"
@@ -39,10 +40,14 @@ func (i images) Resolve(ctx context.Context, ref string, platform *ocispec.Platf
 }
 
 // networks is the network manager as containers see it.
-type networks struct{ *network.Manager }
+type networks struct {
+	*network.Manager
+	meter *meter
+}
 
 // Allocate implements container.Networks.
 func (n networks) Allocate(ctx context.Context, req container.NetworkRequest) (*container.NetworkAllocation, error) {
+	defer n.meter.network.Since("allocate", time.Now())
 	a, err := n.Manager.Allocate(ctx, network.Request{
 		ContainerID:  req.ID,
 		Name:         req.Name,
@@ -72,6 +77,12 @@ func allocation(a *network.Allocation) *container.NetworkAllocation {
 	}
 }
 
+// Release implements container.Networks.
+func (n networks) Release(ctx context.Context, id string) error {
+	defer n.meter.network.Since("release", time.Now())
+	return n.Manager.Release(ctx, id)
+}
+
 // NetworkName implements container.Networks.
 func (n networks) NetworkName(ctx context.Context, ref string) (string, error) {
 	found, err := n.Manager.Inspect(ctx, ref)
@@ -80,6 +91,7 @@ func (n networks) NetworkName(ctx context.Context, ref string) (string, error) {
 
 // ConnectRunning implements container.Networks.
 func (n networks) ConnectRunning(ctx context.Context, id string, pid int, ref string, settings *networktypes.EndpointSettings) (*container.NetworkAllocation, error) {
+	defer n.meter.network.Since("connect", time.Now())
 	a, err := n.Manager.ConnectRunning(ctx, id, pid, ref, settings)
 	if err != nil {
 		return nil, err
@@ -89,6 +101,7 @@ func (n networks) ConnectRunning(ctx context.Context, id string, pid int, ref st
 
 // DisconnectRunning implements container.Networks.
 func (n networks) DisconnectRunning(ctx context.Context, id string, pid int, ref string, force bool) (*container.NetworkAllocation, error) {
+	defer n.meter.network.Since("disconnect", time.Now())
 	a, err := n.Manager.DisconnectRunning(ctx, id, pid, ref, force)
 	if err != nil {
 		return nil, err

@@ -34,8 +34,8 @@ type Config struct {
 	Network   network.Config
 	Registry  image.RegistryConfig
 	System    system.Facts
-	// MaxDownloads and MaxUploads are image.Settings'.
-	MaxDownloads, MaxUploads int
+	// MaxDownloads, MaxUploads and DownloadAttempts are image.Settings'.
+	MaxDownloads, MaxUploads, DownloadAttempts int
 	// NetworkOptions are the options that new networks get unless the request
 	// has them, by driver.
 	NetworkOptions map[string]map[string]string
@@ -58,6 +58,7 @@ type Engine struct {
 	keep       atomic.Bool // containers outlive Close
 	builds     *build.Service
 	endCleanUp func() // ends the automatic clean-up and waits for it
+	meter      *meter
 }
 
 // Open builds an engine on svc and restores its containers. Close ends it; svc
@@ -69,7 +70,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 			err = errors.Join(err, undo.Run())
 		}
 	}()
-	e := &Engine{events: events.New(), netOptions: cfg.NetworkOptions}
+	e := &Engine{events: events.New(), netOptions: cfg.NetworkOptions, meter: newMeter()}
 	e.keep.Store(cfg.Container.LiveRestore)
 	cfg.Network.Events = func(action eventtypes.Action, id string, attrs map[string]string) {
 		e.events.Publish(eventtypes.NetworkEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
@@ -88,8 +89,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		Snapshotter:  cfg.Container.Snapshotter,
 		Log:          log.With("component", "image"),
 		Registry:     cfg.Registry,
-		MaxDownloads: cfg.MaxDownloads,
-		MaxUploads:   cfg.MaxUploads,
+		MaxDownloads: cfg.MaxDownloads, MaxUploads: cfg.MaxUploads, DownloadAttempts: cfg.DownloadAttempts,
 		Events: func(action eventtypes.Action, id string, attrs map[string]string) {
 			e.events.Publish(eventtypes.ImageEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
 		},
@@ -98,10 +98,12 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 	e.containers, err = container.Open(ctx, container.Deps{
 		Services: svc,
 		Images:   images{e.images},
-		Networks: networks{e.networks},
+		Networks: networks{e.networks, e.meter},
 		Volumes:  e.volumes,
 		Events:   e.events,
 		Log:      log.With("component", "container"),
+
+		HealthChecked: e.meter.healthChecked,
 	}, cfg.Container)
 	if err != nil {
 		return nil, fmt.Errorf("open containers: %w", err)
@@ -124,6 +126,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 	if err != nil {
 		return nil, err
 	}
+	e.meter.observe(e)
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var cleaning sync.WaitGroup
 	cleaning.Go(func() {
@@ -137,11 +140,11 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 // Backends are what the Engine API's server calls.
 func (e *Engine) Backends() server.Backends {
 	return server.Backends{
-		Containers: containers{e.containers, e.images},
-		Images:     e.images,
+		Containers: meteredContainers{containers{e.containers, e.images}, e.meter},
+		Images:     meteredImages{e.images, e.meter},
 		Networks:   defaultedNetworks{e.networks, e.netOptions},
 		Volumes:    e.volumes,
-		System:     e.system,
+		System:     meteredSystem{e.system, e.meter},
 		Builds:     e.builds,
 		Events:     e.events,
 	}

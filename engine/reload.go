@@ -25,9 +25,10 @@ func (e *Engine) Reload(cfg Config, attributes map[string]string) {
 		c.DefaultCgroupNS = cfg.Container.DefaultCgroupNS
 		c.Runtimes = cfg.Container.Runtimes
 		c.DefaultRuntime = cfg.Container.DefaultRuntime
+		c.LogLimit = cfg.Container.LogLimit
 	})
 	e.keep.Store(cfg.Container.LiveRestore)
-	e.images.Reload(image.Settings{Registry: cfg.Registry, MaxDownloads: cfg.MaxDownloads, MaxUploads: cfg.MaxUploads})
+	e.images.Reload(image.Settings{Registry: cfg.Registry, MaxDownloads: cfg.MaxDownloads, MaxUploads: cfg.MaxUploads, DownloadAttempts: cfg.DownloadAttempts})
 	e.system.Reload(cfg.System)
 	all := map[string]string{}
 	if hostname, err := os.Hostname(); err == nil {

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	api "github.com/moby/moby/api/types/container"
@@ -68,8 +70,10 @@ func (c *config) checkDaemon() error {
 		seen[k] = v
 	}
 	if c.MetricsAddr != "" {
-		if _, err := netip.ParseAddrPort(strings.Replace(c.MetricsAddr, "localhost:", "127.0.0.1:", 1)); err != nil {
+		if _, port, err := net.SplitHostPort(c.MetricsAddr); err != nil {
 			return fmt.Errorf("invalid metrics address %q: %w", c.MetricsAddr, err)
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return fmt.Errorf("invalid metrics address %q: invalid port %q", c.MetricsAddr, port)
 		}
 	}
 	for name, proxy := range map[string]string{"http-proxy": c.Proxies.HTTP, "https-proxy": c.Proxies.HTTPS} {
@@ -279,7 +283,6 @@ func (c *config) checkMissing() error {
 		wanted    bool
 		key, what string
 	}{
-		{c.MetricsAddr != "", "metrics-addr", "serving metrics"},
 		{c.CRI, "cri-containerd", "the Kubernetes interface of containerd"},
 		{c.UsernsRemap != "", "userns-remap", "running containers in a user namespace"},
 		{c.Rootless, "rootless", "running without root"},
@@ -295,7 +298,6 @@ func (c *config) checkMissing() error {
 		{c.ControlPlaneMTU != 1500, "network-control-plane-mtu", "clustering"},
 		{c.AdvertiseAddr != "", "swarm-default-advertise-addr", "clustering"},
 		{len(c.GenericResources) > 0, "node-generic-resources", "clustering"},
-		{c.DownloadAttempts != 5, "max-download-attempts", "another number of download attempts than 5"},
 	} {
 		if m.wanted {
 			return fmt.Errorf("%s: %s is not implemented by this version of the engine", m.key, m.what)

@@ -65,7 +65,7 @@ type config struct {
 	Ulimits           ulimits    `json:"default-ulimits"`
 	LogDriver         string     `json:"log-driver"`
 	LogOpts           stringMap  `json:"log-opts"`
-	ContainerLogLimit byteSize   `json:"container-log-limit"`
+	ContainerLogLimit byteSize   `json:"container-log-limit" reload:"true"`
 	CgroupParent      string     `json:"cgroup-parent"`
 	ExecOpts          []string   `json:"exec-opts"`
 	CPURealtimePeriod int64      `json:"cpu-rt-period"`

@@ -30,8 +30,8 @@ import (
 const requestGrace = 5 * time.Second
 
 // serve runs the daemon until ctx ends, then stops it cleanly. Each value of
-// hangups has it read its configuration again.
-func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan os.Signal, log *slog.Logger) (err error) {
+// hangups has it read its configuration again, each of dumps write its stacks.
+func serve(ctx context.Context, cfg *config, state *daemonState, hangups, dumps <-chan os.Signal, log *slog.Logger) (err error) {
 	var undo cleanup.Stack
 	defer func() { err = errors.Join(err, undo.Run()) }()
 
@@ -69,6 +69,14 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan 
 		return nil
 	})
 
+	var metricsListener net.Listener
+	if cfg.MetricsAddr != "" {
+		if metricsListener, err = net.Listen("tcp", cfg.MetricsAddr); err != nil {
+			return fmt.Errorf("listen for metrics: %w", err)
+		}
+		undo.Add(func() error { return ignoreClosed(metricsListener.Close()) })
+	}
+
 	services, address, closeServices, err := openContainerd(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -102,6 +110,7 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan 
 	if err != nil {
 		return err
 	}
+	execRoot := cfg.ExecRoot // cfg is the goroutine's that reloads it
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		log.Info("API listen on " + l.Addr().String())
@@ -128,6 +137,19 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups <-chan 
 		}
 		return nil
 	})
+	group.Go(func() error {
+		for {
+			select {
+			case <-dumps:
+				dumpStacks(execRoot, log)
+			case <-groupCtx.Done():
+				return nil
+			}
+		}
+	})
+	if cfg.MetricsAddr != "" {
+		group.Go(func() error { return serveMetrics(groupCtx, metricsListener, eng.Metrics(), log) })
+	}
 	log.Info("Daemon has completed initialization", "version", version.Version, "containers", eng.Counts().Total)
 	notify(log, "READY=1")
 	err = group.Wait()

@@ -52,6 +52,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	hangups := make(chan os.Signal, 1) // one that waits stands for any number
 	signal.Notify(hangups, syscall.SIGHUP)
+	dumps := make(chan os.Signal, 1)
+	signal.Notify(dumps, syscall.SIGUSR1)
 	signal.Ignore(syscall.SIGPIPE)
 	go func() {
 		for n := 1; ; n++ {
@@ -63,7 +65,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			}
 		}
 	}()
-	if err := serve(ctx, cfg, state, hangups, log); err != nil {
+	if err := serve(ctx, cfg, state, hangups, dumps, log); err != nil {
 		log.Error("failed to start daemon", "err", err)
 		return 1
 	}

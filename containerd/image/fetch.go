@@ -29,6 +29,7 @@ type fetcher struct {
 	remote   remotes.Fetcher
 	labels   map[string]string // given to every blob
 	progress Progress
+	attempts int // 0 means fetchAttempts
 }
 
 // document fetches, verifies and parses an index or manifest.
@@ -54,11 +55,11 @@ func (f *fetcher) small(ctx context.Context, desc ocispec.Descriptor) ([]byte, e
 			return nil, fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
 		}
 	}
-	return download(ctx, f.remote, desc)
+	return download(ctx, f.remote, desc, f.attempts)
 }
 
 // download returns the verified bytes of a small blob of the registry.
-func download(ctx context.Context, remote remotes.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
+func download(ctx context.Context, remote remotes.Fetcher, desc ocispec.Descriptor, attempts int) ([]byte, error) {
 	if err := checkDescriptor(desc); err != nil {
 		return nil, err
 	}
@@ -66,7 +67,7 @@ func download(ctx context.Context, remote remotes.Fetcher, desc ocispec.Descript
 		return nil, invalid("document %s has %d bytes, more than %d", desc.Digest, desc.Size, maxDocument)
 	}
 	var b []byte
-	err := retry(ctx, func() error {
+	err := retry(ctx, attempts, func() error {
 		rc, err := open(ctx, remote, desc)
 		if err != nil {
 			return err
@@ -99,7 +100,7 @@ func (f *fetcher) store(ctx context.Context, desc ocispec.Descriptor, b []byte, 
 // writeSmall stores the blob b with labels, which it adds to one that is there.
 // A blob that another caller is just storing is waited for.
 func writeSmall(ctx context.Context, store content.Store, desc ocispec.Descriptor, b []byte, labels map[string]string) error {
-	err := retry(ctx, func() error { return tryWriteSmall(ctx, store, desc, b, labels) })
+	err := retry(ctx, 0, func() error { return tryWriteSmall(ctx, store, desc, b, labels) })
 	if errdefs.IsAlreadyExists(err) {
 		return addLabels(ctx, store, desc, labels)
 	}
@@ -170,7 +171,7 @@ func (f *fetcher) fetchBlob(ctx context.Context, desc ocispec.Descriptor, a *arr
 	if err := checkDescriptor(desc); err != nil {
 		return err
 	}
-	err := retry(ctx, func() error { return f.tryBlob(ctx, desc, a) })
+	err := retry(ctx, f.attempts, func() error { return f.tryBlob(ctx, desc, a) })
 	if errdefs.IsAlreadyExists(err) {
 		f.progress(Event{Phase: Exists, Desc: desc})
 		return addLabels(ctx, f.svc.Content, desc, f.labels)
@@ -287,12 +288,16 @@ func (f *fetcher) copy(ctx context.Context, w io.Writer, desc ocispec.Descriptor
 	}
 }
 
-// retry calls try until it succeeds, fails for good, or has failed often.
-func retry(ctx context.Context, try func() error) error {
+// retry calls try until it succeeds, fails for good, or has failed attempts
+// times; 0 means fetchAttempts.
+func retry(ctx context.Context, attempts int, try func() error) error {
+	if attempts <= 0 {
+		attempts = fetchAttempts
+	}
 	pause := fetchPause
 	for attempt := 1; ; attempt++ {
 		err := try()
-		if err == nil || ctx.Err() != nil || attempt == fetchAttempts || !transient(err) {
+		if err == nil || ctx.Err() != nil || attempt == attempts || !transient(err) {
 			return err
 		}
 		t := time.NewTimer(pause + rand.N(pause/2))

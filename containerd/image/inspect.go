@@ -36,7 +36,7 @@ func inspect(ctx context.Context, resolver remotes.Resolver, ref string) (desc o
 	if err != nil {
 		return desc, nil, err
 	}
-	b, err := download(ctx, remote, desc)
+	b, err := download(ctx, remote, desc, 0)
 	if err != nil {
 		return desc, nil, err
 	}
@@ -55,7 +55,7 @@ func inspect(ctx context.Context, resolver remotes.Resolver, ref string) (desc o
 	if !images.IsConfigType(doc.Manifest.Config.MediaType) {
 		return desc, nil, nil // an artifact has no platform
 	}
-	if b, err = download(ctx, remote, doc.Manifest.Config); err != nil {
+	if b, err = download(ctx, remote, doc.Manifest.Config, 0); err != nil {
 		return desc, nil, err
 	}
 	var cfg ocispec.Image

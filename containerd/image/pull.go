@@ -29,7 +29,9 @@ type PullOptions struct {
 	NoUnpack    bool
 	// MaxDownloads bounds the layers fetched at once; 0 means 3.
 	MaxDownloads int
-	Progress     Progress
+	// Attempts bounds how often a transfer is tried; 0 means 5.
+	Attempts int
+	Progress Progress
 	// Record writes the image record, under the pull's lease; nil means the
 	// package's Record under the name given to Pull.
 	Record func(ctx context.Context, r Pulled) error
@@ -75,7 +77,7 @@ func pull(ctx context.Context, svc *containerd.Services, ref string, o PullOptio
 	}
 	target = ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}
 	progress(Event{Phase: Resolved, Desc: target})
-	f := &fetcher{svc: svc, remote: remote, labels: sourceLabel(ref), progress: progress}
+	f := &fetcher{svc: svc, remote: remote, labels: sourceLabel(ref), progress: progress, attempts: o.Attempts}
 	m, desc, err := f.choose(ctx, target, o.Platform)
 	if err != nil {
 		return Pulled{}, err

@@ -117,7 +117,7 @@ func missing(d ocispec.Descriptor, err error) error {
 }
 
 func (p *push) blob(ctx context.Context, d ocispec.Descriptor) error {
-	err := retry(ctx, func() error { return p.tryBlob(ctx, d) })
+	err := retry(ctx, 0, func() error { return p.tryBlob(ctx, d) })
 	if errdefs.IsAlreadyExists(err) {
 		p.progress(Event{Phase: Exists, Desc: d})
 		return nil

@@ -25,6 +25,9 @@ type Deps struct {
 	Volumes  *volume.Store
 	Events   *events.Bus
 	Log      *slog.Logger
+	// HealthChecked is told of every health check that ended: how long it took
+	// until its command ran, and why it could not be run. nil is allowed.
+	HealthChecked func(prepared time.Duration, err error)
 }
 
 // Config is how a Manager behaves. DataRoot and ExecRoot are required, absolute

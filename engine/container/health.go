@@ -122,7 +122,10 @@ func (m *Manager) probeLoop(ctx context.Context, e *entry, r *record) {
 // probe runs the check once.
 func (m *Manager) probe(ctx context.Context, e *entry, r *record) *api.HealthcheckResult {
 	out := &boundedBuffer{}
-	code, err := m.runProbe(ctx, e, r, out)
+	code, prepared, err := m.runProbe(ctx, e, r, out)
+	if m.HealthChecked != nil && ctx.Err() == nil {
+		m.HealthChecked(prepared, err)
+	}
 	result := &api.HealthcheckResult{ExitCode: code, Output: out.String(), End: time.Now()}
 	if errors.Is(err, context.DeadlineExceeded) {
 		result.ExitCode = -1
@@ -137,16 +140,18 @@ func (m *Manager) probe(ctx context.Context, e *entry, r *record) *api.Healthche
 	return result
 }
 
-// runProbe runs the check's command as a hidden exec and returns its exit code. A
+// runProbe runs the check's command as a hidden exec and returns its exit code and
+// how long it took to start. A
 // command that outlives the timeout is killed. It returns at once when ctx ends:
 // the container's end, which may be the reason, waits for it.
-func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writer) (int, error) {
+func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writer) (code int, prepared time.Duration, err error) {
+	began := time.Now()
 	x := m.addExec(r, api.ExecCreateRequest{Cmd: probeCommand(r), AttachStdout: true, AttachStderr: true}, nil, true)
 	m.publish(r, execAction(events.ActionExecCreate, x), "execID", x.id)
 	s := &AttachSession{Raw: true, m: m, e: e, execID: x.id, ready: make(chan *shimio.Conn, 1)} // raw: both streams in one text
 	defer s.Close()
 	if err := x.claim(); err != nil {
-		return -1, err
+		return -1, 0, err
 	}
 	startCtx, cancel := context.WithTimeout(ctx, probeStartLimit)
 	defer cancel()
@@ -155,11 +160,12 @@ func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writ
 	select {
 	case err := <-started:
 		if err != nil {
-			return -1, err
+			return -1, time.Since(began), err
 		}
 	case <-ctx.Done():
-		return -1, ctx.Err()
+		return -1, time.Since(began), ctx.Err()
 	}
+	prepared = time.Since(began)
 	runCtx, cancel := context.WithTimeout(ctx, orDefault(r.Config.Healthcheck.Timeout, defaultProbeTimeout))
 	defer cancel()
 	copied := make(chan struct{})
@@ -184,12 +190,12 @@ func (m *Manager) runProbe(ctx context.Context, e *entry, r *record, out io.Writ
 		case <-ctx.Done():
 		}
 		<-copied
-		return -1, runCtx.Err()
+		return -1, prepared, runCtx.Err()
 	}
 	<-copied
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return *x.exitCode, nil
+	return *x.exitCode, prepared, nil
 }
 
 // noteProbe adds a result to the container's health. It is best effort on disk.

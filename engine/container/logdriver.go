@@ -55,7 +55,7 @@ func (m *Manager) logFile(r *record) driver.File {
 			return driver.File{}
 		}
 	}
-	return f.Limit(m.cfg.LogLimit)
+	return f.Limit(m.settings().LogLimit)
 }
 
 // logReadable reports whether docker logs may show r's log.
@@ -219,11 +219,24 @@ func (d *deliveries) close() {
 	wg.Wait()
 }
 
+// limitLogs makes all containers keep to a Config.LogLimit that has changed.
+func (m *Manager) limitLogs() {
+	m.wg.Go(func() {
+		for _, e := range m.entries() {
+			if e.rec.Load().State.hasTask() {
+				m.limitRunning(e)
+			} else {
+				m.limitStopped(e)
+			}
+		}
+	})
+}
+
 // limitRunning makes the shim of a container that runs keep to Config.LogLimit.
 func (m *Manager) limitRunning(e *entry) {
 	r := e.rec.Load()
 	f := m.logFile(r)
-	if m.cfg.LogLimit <= 0 || f.Format == "" {
+	if f.Format == "" {
 		return
 	}
 	limits := shimio.LogLimits{MaxBytes: f.MaxBytes, MaxFiles: f.MaxFiles}
@@ -242,7 +255,8 @@ func (m *Manager) limitRunning(e *entry) {
 func (m *Manager) limitStopped(e *entry) {
 	r := e.rec.Load()
 	f := m.logFile(r)
-	if m.cfg.LogLimit <= 0 || f.Format == "" || f.Remote { // what is to be delivered has a limit of its own
+	limit := m.settings().LogLimit
+	if limit <= 0 || f.Format == "" || f.Remote { // what is to be delivered has a limit of its own
 		return
 	}
 	if err := e.acquire(m.life); err != nil {
@@ -252,7 +266,7 @@ func (m *Manager) limitStopped(e *entry) {
 	if e.rec.Load().State.hasTask() {
 		return
 	}
-	if err := ctrlog.Shorten(m.logPath(r), f.Format, m.cfg.LogLimit); err != nil {
+	if err := ctrlog.Shorten(m.logPath(r), f.Format, limit); err != nil {
 		m.Log.Warn("cannot limit the log of a container", "container", r.ID, "err", err)
 	}
 }

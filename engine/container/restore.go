@@ -197,7 +197,9 @@ func (m *Manager) adopt(e *entry, task containerd.TaskState) func() {
 	e.mu.Unlock()
 	return func() {
 		m.deliver(e, nil)
-		m.wg.Go(func() { m.limitRunning(e) })
+		if m.settings().LogLimit > 0 {
+			m.wg.Go(func() { m.limitRunning(e) })
+		}
 		m.watch(e)
 		if m.settings().LiveRestore {
 			m.boot.decide(e.id)

@@ -27,12 +27,17 @@ type Runtime struct {
 
 // Reload changes the settings that may change while the Manager works:
 // LiveRestore, DefaultStopTimeout, DefaultShmBytes, DefaultIPCMode,
-// DefaultCgroupNS, Runtimes and DefaultRuntime. Others must stay as they are.
+// DefaultCgroupNS, Runtimes, DefaultRuntime and LogLimit. Others must stay as they
+// are.
 func (m *Manager) Reload(change func(*Config)) {
-	next := *m.settings()
+	before := m.settings()
+	next := *before
 	change(&next)
 	next = next.withDefaults()
 	m.live.Store(&next)
+	if next.LogLimit != before.LogLimit {
+		m.limitLogs()
+	}
 }
 
 // settings are the Config as it is now.

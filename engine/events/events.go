@@ -34,6 +34,7 @@ type Bus struct {
 	next        int // index in history that the next event replaces, once full
 	subscribers map[*subscription]struct{}
 	last        time.Time
+	published   uint64
 	closed      bool
 }
 
@@ -64,6 +65,7 @@ func (b *Bus) Publish(typ api.Type, action api.Action, actor api.Actor) {
 		now = b.last.Add(1) // the time stamps order events, as "since" needs
 	}
 	b.last = now
+	b.published++
 	m := api.Message{
 		Type: typ, Action: action, Actor: actor, Scope: "local",
 		Time: now.Unix(), TimeNano: now.UnixNano(),
@@ -167,6 +169,13 @@ func (b *Bus) Subscribers() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.subscribers)
+}
+
+// Published is how many events there have been.
+func (b *Bus) Published() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.published
 }
 
 // Close ends every subscription. Later events are still recorded.

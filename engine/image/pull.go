@@ -107,11 +107,13 @@ func (s *Service) pullOne(ctx context.Context, named reference.Named, platform *
 		_, err := s.content().Info(ctx, d.Digest)
 		return err == nil
 	}
+	settings := s.settings.Load()
 	pulled, err := cimage.Pull(ctx, s.svc, named.String(), cimage.PullOptions{
 		Resolver:     registries.NewResolver(ctx, s.registryOptions(named, auth)),
 		Platform:     platform,
 		Snapshotter:  s.snapshotter,
-		MaxDownloads: s.settings.Load().MaxDownloads,
+		MaxDownloads: settings.MaxDownloads,
+		Attempts:     settings.DownloadAttempts,
 		Progress:     show.event,
 		Record: func(ctx context.Context, p cimage.Pulled) error {
 			return s.record(ctx, images.Image{Name: p.Name, Target: p.Target})

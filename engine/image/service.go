@@ -38,6 +38,7 @@ type Deps struct {
 	// MaxDownloads and MaxUploads bound the transfers of one pull or push; 0
 	// means 3 and 5, Docker's defaults.
 	MaxDownloads, MaxUploads int
+	DownloadAttempts         int // as in Settings
 
 	// Events receives an event of type "image" after each change; nil for none.
 	// id is the image ID or the reference, as Docker has it for that action.
@@ -104,7 +105,7 @@ func New(d Deps) *Service {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.Reload(Settings{Registry: d.Registry, MaxDownloads: d.MaxDownloads, MaxUploads: d.MaxUploads})
+	s.Reload(Settings{Registry: d.Registry, MaxDownloads: d.MaxDownloads, MaxUploads: d.MaxUploads, DownloadAttempts: d.DownloadAttempts})
 	if s.events == nil {
 		s.events = func(events.Action, string, map[string]string) {}
 	}

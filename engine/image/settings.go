@@ -6,6 +6,8 @@ type Settings struct {
 	// MaxDownloads and MaxUploads bound the transfers of one pull or push; 0
 	// means 3 and 5, Docker's defaults.
 	MaxDownloads, MaxUploads int
+	// DownloadAttempts bounds how often a transfer of a pull is tried; 0 means 5.
+	DownloadAttempts int
 }
 
 func (s Settings) withDefaults() *Settings {

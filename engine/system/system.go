@@ -153,6 +153,23 @@ func (s *Service) containerd(ctx context.Context) system.ComponentVersion {
 	return system.ComponentVersion{Name: "containerd", Version: v, Details: map[string]string{"GitCommit": rev}}
 }
 
+// Host is what does not change while the engine runs.
+type Host struct {
+	ID, OS, OSVersion, Kernel, Machine string
+	CPUs                               int
+	MemoryBytes                        int64
+	Snapshotter                        string
+}
+
+// Host describes the host and what is stored on it.
+func (s *Service) Host() Host {
+	name, osVersion := operatingSystem()
+	return Host{
+		ID: s.id, OS: name, OSVersion: osVersion, Kernel: kernelRelease(), Machine: machine(),
+		CPUs: runtime.NumCPU(), MemoryBytes: totalMemory(), Snapshotter: s.facts.Load().Snapshotter,
+	}
+}
+
 // Info describes the daemon and the host now.
 func (s *Service) Info(ctx context.Context) (system.Info, error) {
 	facts := s.facts.Load()

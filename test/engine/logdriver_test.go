@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -216,6 +217,17 @@ func TestContainerLogLimit(t *testing.T) {
 	d.OK("run", "--name", "new", "busybox", "sh", "-c", fill)
 	if n := size("new"); n > limit {
 		t.Errorf("a new container's log has %d bytes", n)
+	}
+	put(`{"container-log-limit": "256k"}`)
+	if err := syscall.Kill(d.Pid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	const less = 256<<10 + 128<<10
+	harness.Eventually(t, 20*time.Second, "the logs to keep to the limit of a reload", func() bool { return size("stopped") <= less && size("new") <= less })
+	d.OK("start", "new")
+	d.OK("wait", "new")
+	if n := size("new"); n > less {
+		t.Errorf("after the reload a container's log has %d bytes", n)
 	}
 	d.OK("rm", "-f", "running")
 }
