@@ -38,14 +38,15 @@ const maxConfigSize = 1 << 20
 
 // config is the part of containerd's configuration that has a meaning here.
 type config struct {
-	Version  int         `toml:"version"`
-	Root     string      `toml:"root"`
-	State    string      `toml:"state"`
-	OOMScore int         `toml:"oom_score"` // of the daemon; 0 leaves it alone
-	Imports  []string    `toml:"imports"`   // files or patterns, relative to the importing file
-	GRPC     grpcConfig  `toml:"grpc"`
-	TTRPC    ttrpcConfig `toml:"ttrpc"`
-	Debug    debugConfig `toml:"debug"`
+	Version  int          `toml:"version"`
+	Root     string       `toml:"root"`
+	State    string       `toml:"state"`
+	OOMScore int          `toml:"oom_score"` // of the daemon; 0 leaves it alone
+	Imports  []string     `toml:"imports"`   // files or patterns, relative to the importing file
+	GRPC     grpcConfig   `toml:"grpc"`
+	TTRPC    ttrpcConfig  `toml:"ttrpc"`
+	Cgroup   cgroupConfig `toml:"cgroup"`
+	Debug    debugConfig  `toml:"debug"`
 }
 
 type grpcConfig struct {
@@ -58,6 +59,10 @@ type ttrpcConfig struct {
 	Address string `toml:"address"` // "" means that of gRPC with ".ttrpc"
 }
 
+type cgroupConfig struct {
+	Path string `toml:"path"` // control group of the daemon; "" is that of who started it
+}
+
 type debugConfig struct {
 	Level  string `toml:"level"`
 	Format string `toml:"format"` // "text" or "json"
@@ -66,7 +71,7 @@ type debugConfig struct {
 // foreign are the keys of a stock configuration that have no meaning here.
 // Their use is a warning: the file is written for more than one program.
 var foreign = []string{
-	"temp", "disabled_plugins", "required_plugins", "plugins", "cgroup", "proxy_plugins", "timeouts",
+	"temp", "disabled_plugins", "required_plugins", "plugins", "proxy_plugins", "timeouts",
 	"stream_processors", "metrics", "grpc.tcp_address", "grpc.tcp_tls_ca", "grpc.tcp_tls_cert", "grpc.tcp_tls_key",
 	"grpc.tcp_tls_common_name", "grpc.max_recv_message_size", "grpc.max_send_message_size", "ttrpc.uid", "ttrpc.gid",
 	"debug.address", "debug.uid", "debug.gid", "debug.log_trace_id",
@@ -75,7 +80,7 @@ var foreign = []string{
 // known are the keys of config.
 var known = []string{
 	"version", "root", "state", "oom_score", "imports", "grpc", "grpc.address", "grpc.uid", "grpc.gid",
-	"ttrpc", "ttrpc.address", "debug", "debug.level", "debug.format",
+	"ttrpc", "ttrpc.address", "cgroup", "cgroup.path", "debug", "debug.level", "debug.format",
 }
 
 func defaultConfig() config {
@@ -251,6 +256,24 @@ func (c *config) write(w io.Writer) error {
 	enc := toml.NewEncoder(w)
 	enc.SetIndentTables(true)
 	return enc.Encode(c)
+}
+
+// migrate prints the file at path alone, without its imports, as a configuration
+// file of the newest version.
+func migrate(path string, stdout, stderr io.Writer) error {
+	data, err := readConfig(path)
+	if err != nil {
+		return fmt.Errorf("migrate configuration: %w", err)
+	}
+	cfg := defaultConfig()
+	var warnings []string
+	if err := cfg.parse(path, data, &warnings); err != nil {
+		return fmt.Errorf("migrate configuration: %s: %w", path, err)
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, w)
+	}
+	return cfg.write(stdout)
 }
 
 func parseLevel(s string) (slog.Level, error) {

@@ -25,6 +25,10 @@ Supervisor of containers (%s).
 Commands:
   config default   Print the default configuration
   config dump      Print the configuration in effect
+  config migrate   Print the configuration file in the newest form
+  oci-hook         Run a program as a hook of a container, {{id}}, {{ns}},
+                   {{bundle}}, {{rootfs}}, {{pid}} and {{annotation KEY}}
+                   in its arguments filled in
   publish          Publish an event, read from standard input, to the daemon
 
 Options:
@@ -77,6 +81,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return nil
 	case len(command) > 0 && command[0] == "publish":
 		return publish(ctx, f, stdin)
+	case len(command) > 0 && command[0] == "oci-hook":
+		return ociHook(command[1:], stdin)
+	case len(command) == 2 && command[0] == "config" && command[1] == "migrate":
+		return migrate(f.config, stdout, stderr)
 	case len(command) == 2 && command[0] == "config" && command[1] == "default":
 		cfg := defaultConfig()
 		cfg.Imports = []string{defaultImports}

@@ -152,6 +152,10 @@ func TestCommandLine(t *testing.T) {
 	if err := os.WriteFile(none, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	old := filepath.Join(t.TempDir(), "old.toml")
+	if err := os.WriteFile(old, []byte("version = 2\nroot = \"/old\"\nimports = [\"/none\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args     []string
 		out, err string
@@ -162,6 +166,9 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"config", "default"}, "root = '/var/lib/containerd'", ""},
 		{[]string{"-c", none, "--root", "/x", "-l", "debug", "config", "dump"}, "root = '/x'", ""},
 		{[]string{"-c", none, "-l", "loud", "config", "dump"}, "", "log level"},
+		{[]string{"-c", old, "config", "migrate"}, "version = 3\nroot = '/old'", ""},
+		{[]string{"-c", none + "2", "config", "migrate"}, "", "no such file"},
+		{[]string{"oci-hook"}, "", "no program"},
 		{[]string{"--no-such"}, "", "see 'containerd --help'"},
 		{[]string{"-c", none, "frobnicate"}, "", "unknown command"},
 		{[]string{"publish"}, "", "--topic and --namespace"},
@@ -264,5 +271,34 @@ func TestDaemon(t *testing.T) {
 	}
 	if slices.ContainsFunc(left, func(e os.DirEntry) bool { return strings.Contains(e.Name(), "sock") }) {
 		t.Errorf("left in the state directory: %v", left)
+	}
+}
+
+func TestHookTemplates(t *testing.T) {
+	bundle := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(`{"root":{"path":"rootfs"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state := `{"id":"c1","pid":7,"status":"created","bundle":"` + bundle + `","annotations":{"k":"v"}}`
+	fill, err := hookTemplates(strings.NewReader(state))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := fill([]string{"a", "{{id}}-{{pid}}", "{{rootfs}}", `{{annotation "k"}}`, "{{status}}"})
+	want := []string{"a", "c1-7", bundle + "/rootfs", "v", "created"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("filled in %q, %v, want %q", got, err, want)
+	}
+	if _, err := fill([]string{"{{nothing}}"}); err == nil {
+		t.Error("an unknown function is no error")
+	}
+}
+
+func TestCgroupMounts(t *testing.T) {
+	got := cgroupMounts("31 23 0:27 / /cg/memory rw,nosuid shared:9 - cgroup cgroup rw,memory\n" +
+		"32 23 0:28 / /cg/systemd rw - cgroup cgroup rw,xattr,name=systemd\n" +
+		"33 23 0:29 / /none rw - cgroup2 cgroup2 rw\n" + "34 1 0:30 / / rw - ext4 /dev/x rw\n")
+	if want := []string{"/cg/memory"}; !slices.Equal(got, want) {
+		t.Errorf("hierarchies at %q, want %q", got, want)
 	}
 }

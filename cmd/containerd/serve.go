@@ -37,6 +37,11 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	if err := adjustOOMScore(cfg.OOMScore); err != nil {
 		log.Warn("can't set OOM score", "err", err)
 	}
+	if cfg.Cgroup.Path != "" {
+		if err := joinCgroup(cfg.Cgroup.Path); err != nil {
+			return err
+		}
+	}
 	l, err := local.New(ctx, local.Config{
 		Root: cfg.Root, State: cfg.State, Address: cfg.GRPC.Address,
 		Debug: log.Enabled(ctx, slog.LevelDebug), Log: log,

@@ -46,23 +46,69 @@ type Loaded struct {
 //
 // Errors: InvalidArgument for an archive that is neither, or malformed.
 func Import(ctx context.Context, svc *containerd.Services, r io.Reader) ([]Loaded, error) {
+	_, loaded, err := importArchive(ctx, svc, r)
+	return loaded, err
+}
+
+// ImportIndex is Import that also stores the index of the whole archive: that of
+// an OCI image layout as it is, else one with the names as containerd writes them.
+func ImportIndex(ctx context.Context, svc *containerd.Services, r io.Reader) (ocispec.Descriptor, []Loaded, error) {
+	a, loaded, err := importArchive(ctx, svc, r)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	index, err := a.index(ctx, loaded)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("import index: %w", err)
+	}
+	return index, loaded, nil
+}
+
+func importArchive(ctx context.Context, svc *containerd.Services, r io.Reader) (*archive, []Loaded, error) {
 	plain, _, err := compression.NewReader(r)
 	if err != nil {
-		return nil, fmt.Errorf("import images: %w", err)
+		return nil, nil, fmt.Errorf("import images: %w", err)
 	}
 	defer plain.Close()
-	a := archive{store: svc.Content, small: map[string][]byte{}, blobs: map[string]archived{}, links: map[string]string{}}
+	a := &archive{store: svc.Content, small: map[string][]byte{}, blobs: map[string]archived{}, links: map[string]string{}}
 	if err := a.read(ctx, plain); err != nil {
-		return nil, fmt.Errorf("import images: %w", err)
+		return nil, nil, fmt.Errorf("import images: %w", err)
 	}
 	if _, err := io.Copy(io.Discard, ctxReader{ctx, r}); err != nil { // padding
-		return nil, fmt.Errorf("import images: %w", err)
+		return nil, nil, fmt.Errorf("import images: %w", err)
 	}
 	loaded, err := a.images(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("import images: %w", err)
+		return nil, nil, fmt.Errorf("import images: %w", err)
 	}
-	return loaded, nil
+	return a, loaded, nil
+}
+
+// index stores the index of the archive that held the images.
+func (a *archive) index(ctx context.Context, loaded []Loaded) (ocispec.Descriptor, error) {
+	if raw, ok := a.small["index.json"]; ok {
+		doc, err := parseDocument(raw, ocispec.MediaTypeImageIndex)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		return WriteJSONBlob(ctx, a.store, ocispec.MediaTypeImageIndex, raw, doc.GCLabels())
+	}
+	idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for _, l := range loaded {
+		if len(l.Names) == 0 {
+			idx.Manifests = append(idx.Manifests, l.Target)
+		}
+		for _, name := range l.Names {
+			d := l.Target
+			d.Annotations = map[string]string{images.AnnotationImageName: name}
+			idx.Manifests = append(idx.Manifests, d)
+		}
+	}
+	raw, err := json.Marshal(idx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return WriteJSONBlob(ctx, a.store, idx.MediaType, raw, Document{Index: &idx}.GCLabels())
 }
 
 type ctxReader struct {
@@ -175,9 +221,16 @@ func (a *archive) blob(ctx context.Context, want digest.Digest, size int64, r io
 		return archived{}, err
 	}
 	defer w.Close()
-	n, err := io.CopyBuffer(writerOnly{w}, ctxReader{ctx, head}, make([]byte, min(copyBuffer, size+1)))
-	if err == nil && n != size {
-		err = io.ErrUnexpectedEOF
+	st, err := w.Status()
+	if err == nil && st.Offset == size && size > 0 {
+		// Another namespace has the blob: the archive proves that it has it too.
+		err = verify(ctxReader{ctx, head}, want)
+	} else if err == nil {
+		var n int64
+		n, err = io.CopyBuffer(writerOnly{w}, ctxReader{ctx, head}, make([]byte, min(copyBuffer, size+1)))
+		if err == nil && n != size {
+			err = io.ErrUnexpectedEOF
+		}
 	}
 	if err == nil {
 		if b.digest == "" {

@@ -80,8 +80,9 @@ func withHeaders(ctx context.Context) context.Context {
 
 // endless are the calls that have no end of their own; they end with the server.
 var endless = map[string]bool{
-	"/containerd.services.events.v1.Events/Subscribe": true,
-	"/containerd.services.tasks.v1.Tasks/Wait":        true,
+	"/containerd.services.events.v1.Events/Subscribe":    true,
+	"/containerd.services.streaming.v1.Streaming/Stream": true,
+	"/containerd.services.tasks.v1.Tasks/Wait":           true,
 }
 
 var errStopping = fmt.Errorf("server is stopping: %w", errdefs.ErrUnavailable)

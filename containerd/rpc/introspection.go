@@ -46,9 +46,11 @@ func newIntrospectionServer(cfg Config) *introspectionServer {
 	add("io.containerd.differ.v1", "walking", here)
 	add("io.containerd.event.v1", "exchange", nil)
 	add("io.containerd.gc.v1", "scheduler", nil)
+	add("io.containerd.streaming.v1", "manager", nil)
+	add("io.containerd.transfer.v1", "local", here)
 	add(runtimePluginType, runtimePluginID, here)
 	for _, id := range []string{"containers", "content", "diff", "events", "healthcheck", "images", "introspection",
-		"leases", "namespaces", "snapshots", "tasks", "version"} {
+		"leases", "namespaces", "snapshots", "streaming", "tasks", "transfer", "version"} {
 		add("io.containerd.grpc.v1", id, nil)
 	}
 	return s

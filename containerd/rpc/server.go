@@ -1,9 +1,10 @@
 // Package rpc serves containerd.Services over gRPC with the API of containerd's
-// clients. It translates messages and maps errors, nothing else.
+// clients. It translates messages and maps errors; the transfer service, which has
+// the server do what clients did, puts package image behind messages.
 //
 // Every call runs in the namespace, and under the lease, that its headers name.
 // What is missing from the API is not registered, so that clients get
-// Unimplemented and fall back: mounts, sandboxes, streaming and transfer.
+// Unimplemented and fall back: mounts and sandboxes.
 package rpc
 
 import (
@@ -19,7 +20,9 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/typeurl/v2"
@@ -67,6 +70,9 @@ func New(cfg Config) *grpc.Server {
 	namespacesapi.RegisterNamespacesServer(s, &namespaceServer{store: cfg.Services.Namespaces})
 	snapshotsapi.RegisterSnapshotsServer(s, &snapshotServer{services: cfg.Services})
 	tasksapi.RegisterTasksServer(s, &taskServer{tasks: cfg.Services.Tasks, log: cfg.Log})
+	open := newStreams()
+	streamingapi.RegisterStreamingServer(s, open)
+	transferapi.RegisterTransferServer(s, &transferServer{services: cfg.Services, streams: open})
 	versionapi.RegisterVersionServer(s, &versionServer{version: cfg.Services.Version})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	return s

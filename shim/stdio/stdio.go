@@ -136,6 +136,9 @@ func New(cfg Config, deps Deps) (*IO, error) {
 		if err != nil {
 			return nil, err
 		}
+		if cfg.Terminal { // all output is one stream; clients name a file that they do not make
+			stderr = ""
+		}
 		out, err := openFifos(path, stderr)
 		if err != nil {
 			return nil, err

@@ -305,6 +305,12 @@ type process struct {
 
 func start(t testing.TB, logPath, program string, args ...string) *process {
 	t.Helper()
+	return startEnv(t, logPath, nil, program, args...)
+}
+
+// startEnv is start with additions to the environment.
+func startEnv(t testing.TB, logPath string, env []string, program string, args ...string) *process {
+	t.Helper()
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -312,6 +318,7 @@ func start(t testing.TB, logPath, program string, args ...string) *process {
 	defer log.Close()
 	p := &process{cmd: exec.Command(program, args...), log: logPath, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = append(os.Environ(), env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
