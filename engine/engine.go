@@ -118,7 +118,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		Log:      log.With("component", "build"),
 	})
 	undo.Add(e.builds.Close)
-	sources := system.Sources{Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices}
+	sources := system.Sources{Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices, VolumeDrivers: e.volumes.Drivers}
 	if cfg.ExternalContainerd {
 		sources.Containerd = svc.Version.Version
 	}

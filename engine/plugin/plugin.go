@@ -90,6 +90,38 @@ func Find(dirs Dirs, name string, timeout time.Duration) (*Plugin, error) {
 	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", name))
 }
 
+// Names lists the plugins that Find finds, sorted.
+func Names(dirs Dirs) []string {
+	var names []string
+	add := func(dir string, extensions ...string) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return // no directory, no plugins
+		}
+		for _, e := range entries {
+			name, ext := e.Name(), filepath.Ext(e.Name())
+			switch {
+			case slices.Contains(extensions, ext):
+				name = strings.TrimSuffix(name, ext)
+			case !e.IsDir() || !slices.ContainsFunc(extensions, func(ext string) bool {
+				_, err := os.Stat(filepath.Join(dir, name, name+ext))
+				return err == nil
+			}):
+				continue
+			}
+			if validName.MatchString(name) {
+				names = append(names, name)
+			}
+		}
+	}
+	add(dirs.Sockets, ".sock")
+	for _, dir := range dirs.Specs {
+		add(dir, ".spec", ".json")
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // fromFiles reads base.spec or base.json.
 func fromFiles(name, base string, timeout time.Duration) (*Plugin, error) {
 	raw, err := readSpec(base + ".spec")

@@ -68,7 +68,9 @@ type Sources struct {
 	// CDIDevices lists the devices that containers can ask for by name; nil for
 	// none.
 	CDIDevices func() []string
-	Meters     Meters
+	// VolumeDrivers lists the drivers in use; nil for the local one only.
+	VolumeDrivers func() []string
+	Meters        Meters
 }
 
 // Service answers for the daemon. It is safe for concurrent use.
@@ -196,7 +198,7 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 		Images:              n.Images,
 		Driver:              facts.Snapshotter,
 		DriverStatus:        [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
-		Plugins:             system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: facts.LogDrivers, Authorization: facts.Authorization},
+		Plugins:             system.PluginsInfo{Volume: s.volumeDrivers(), Network: []string{"bridge", "host", "null"}, Log: facts.LogDrivers, Authorization: facts.Authorization},
 		MemoryLimit:         s.cgroup.memory,
 		SwapLimit:           s.cgroup.swap,
 		CPUCfsPeriod:        s.cgroup.cpu,
@@ -255,6 +257,13 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 		info.FirewallBackend = &system.FirewallInfo{Driver: facts.FirewallBackend}
 	}
 	return info, nil
+}
+
+func (s *Service) volumeDrivers() []string {
+	if s.sources.VolumeDrivers == nil {
+		return []string{"local"}
+	}
+	return s.sources.VolumeDrivers()
 }
 
 func (s *Service) devices() []system.DeviceInfo {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -21,6 +22,11 @@ type remoteError struct{ Err string }
 
 // driver finds the plugin called name.
 func (s *Store) driver(ctx context.Context, name string) (*volumeDriver, error) {
+	return s.driverWithin(ctx, name, plugin.DefaultTimeout)
+}
+
+// driverWithin is driver with a bound on each call.
+func (s *Store) driverWithin(ctx context.Context, name string, timeout time.Duration) (*volumeDriver, error) {
 	fail := func(err error) error {
 		text := fmt.Sprintf("error looking up volume plugin %s: %s", name, err)
 		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
@@ -28,7 +34,7 @@ func (s *Store) driver(ctx context.Context, name string) (*volumeDriver, error) 
 		}
 		return errdefs.ErrUnavailable.WithMessage(text)
 	}
-	p, err := plugin.Find(s.plugins, name, 0)
+	p, err := plugin.Find(s.plugins, name, timeout)
 	if err != nil {
 		return nil, fail(err)
 	}

@@ -21,6 +21,7 @@ type fakePlugin struct {
 	calls []string
 	fail  string // method that answers with an error
 	dir   string
+	have  []remoteVolume // made elsewhere
 }
 
 func (f *fakePlugin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -33,10 +34,19 @@ func (f *fakePlugin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var in struct{ Name, ID string }
 	json.NewDecoder(r.Body).Decode(&in)
-	f.calls = append(f.calls, method+" "+in.Name+" "+in.ID)
-	out := map[string]string{"Err": "", "Mountpoint": f.dir}
-	if method == "VolumeDriver."+f.fail {
-		out = map[string]string{"Err": "no luck"}
+	out := map[string]any{"Err": "", "Mountpoint": f.dir}
+	switch method {
+	case "VolumeDriver." + f.fail:
+		out = map[string]any{"Err": "no luck"}
+	case "VolumeDriver.List":
+		out["Volumes"] = f.have
+	case "VolumeDriver.Get":
+		if i := slices.IndexFunc(f.have, func(v remoteVolume) bool { return v.Name == in.Name }); i >= 0 {
+			out["Volume"] = f.have[i]
+		}
+	}
+	if method != "VolumeDriver.List" && method != "VolumeDriver.Get" {
+		f.calls = append(f.calls, method+" "+in.Name+" "+in.ID)
 	}
 	json.NewEncoder(w).Encode(out)
 }
@@ -110,5 +120,77 @@ func TestPluginVolumes(t *testing.T) {
 	}
 	if _, err := s.Create(bg, api.CreateRequest{Name: "vol", Driver: "none"}); !errdefs.IsNotFound(err) || err.Error() != `error looking up volume plugin none: plugin "none" not found` {
 		t.Errorf("an unknown driver: %v", err)
+	}
+}
+
+// TestVolumesElsewhere: volumes that a plugin has without the engine are listed and
+// shown with their status, used without being made, and removed.
+func TestVolumesElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	f := &fakePlugin{dir: t.TempDir(), have: []remoteVolume{
+		{Name: "theirs", Mountpoint: "/there", CreatedAt: "2020-01-02T03:04:05Z", Status: map[string]any{"size": "1G"}},
+		{Name: "both"}, {Name: "../escape"},
+	}}
+	l, err := net.Listen("unix", filepath.Join(dir, "fake.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: f}
+	go srv.Serve(l)
+	defer srv.Close()
+	s := open(t, t.TempDir())
+	if _, err := s.Create(bg, api.CreateRequest{Name: "both", Labels: map[string]string{"a": "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	s.plugins = plugin.Dirs{Sockets: dir}
+	list, err := s.List(bg, nil)
+	if err != nil || len(list.Volumes) != 2 || list.Volumes[0].Driver != "local" || list.Volumes[1].Name != "theirs" || list.Volumes[1].Driver != "fake" {
+		t.Fatalf("list %+v, %v", list, err)
+	}
+	for name, filter := range map[string]map[string]map[string]bool{
+		"label":    {"label": {"x": true}},
+		"driver":   {"driver": {"other": true}},
+		"name":     {"name": {"nothing": true}},
+		"in use":   {"dangling": {"false": true}},
+		"in use 0": {"dangling": {"0": true}, "driver": {"fake": true}},
+	} {
+		if list, err := s.List(bg, filter); err != nil || len(list.Volumes) != 0 {
+			t.Errorf("%s: %+v, %v", name, list.Volumes, err)
+		}
+	}
+	if v, err := s.Inspect(bg, "theirs"); err != nil || v.Mountpoint != "/there" || v.Status["size"] != "1G" || v.CreatedAt != "2020-01-02T03:04:05Z" {
+		t.Errorf("inspect %+v, %v", v, err)
+	}
+	if _, err := s.Inspect(bg, "nobodys"); !errdefs.IsNotFound(err) {
+		t.Errorf("an unknown one: %v", err)
+	}
+	if u, err := s.Usages(bg); err != nil || len(u) != 2 || u[1].UsageData.Size != -1 {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	if v, created, err := s.Acquire(bg, api.CreateRequest{Name: "theirs"}, "c1"); err != nil || created || v.Driver != "fake" {
+		t.Fatalf("acquired %+v, %v, %v", v, created, err)
+	}
+	if path, err := s.Mount(bg, "theirs", "c1"); err != nil || path != f.dir {
+		t.Errorf("mounted %q, %v", path, err)
+	}
+	if err := s.Unmount("theirs", "c1"); err != nil {
+		t.Error(err)
+	}
+	if v, err := s.Inspect(bg, "theirs"); err != nil || v.Status["size"] != "1G" || v.CreatedAt != "2020-01-02T03:04:05Z" {
+		t.Errorf("taken over, it is %+v, %v", v, err)
+	}
+	if got := s.Drivers(); !slices.Equal(got, []string{"fake", "local"}) {
+		t.Errorf("drivers %q", got)
+	}
+	s.Release("theirs", "c1")
+	if err := s.Remove(bg, "theirs", false); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"VolumeDriver.Mount theirs c1", "VolumeDriver.Unmount theirs c1", "VolumeDriver.Remove theirs "}; !slices.Equal(f.calls, want) {
+		t.Errorf("calls %q, want %q", f.calls, want)
+	}
+	f.set("List")
+	if list, err := s.List(bg, nil); err != nil || len(list.Volumes) != 1 || len(list.Warnings) != 1 {
+		t.Errorf("a plugin that fails: %+v, %v", list, err)
 	}
 }

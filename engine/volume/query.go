@@ -19,7 +19,9 @@ import (
 
 // List returns the volumes that match, by name. The values of a filter are
 // alternatives (of label: all must match), the filters must all match. They are
-// dangling, driver, label and name; another one is an InvalidArgument.
+// dangling, driver, label and name; another one is an InvalidArgument. Those that
+// plugins have without the engine are among them; what kept a plugin from
+// answering is in Warnings.
 func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (api.ListResponse, error) {
 	list := api.ListResponse{Volumes: []api.Volume{}}
 	if err := onlyKeys(filters, "dangling", "driver", "label", "name"); err != nil {
@@ -29,9 +31,12 @@ func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (a
 	if err != nil {
 		return list, err
 	}
+	elsewhere, warnings := s.elsewhere(ctx)
+	list.Warnings = warnings
 	var names []string
 	s.mu.Lock()
 	for name, e := range s.volumes {
+		delete(elsewhere, name)
 		if e.busy || filtered && dangling != (len(e.users) == 0) {
 			continue
 		}
@@ -45,9 +50,18 @@ func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (a
 	}
 	s.mu.Unlock()
 	for _, name := range names {
-		if v, err := s.Inspect(ctx, name); err == nil { // else removed since
-			list.Volumes = append(list.Volumes, v)
+		s.mu.Lock()
+		e, ok := s.volumes[name]
+		s.mu.Unlock()
+		if ok { // else removed since
+			list.Volumes = append(list.Volumes, s.view(e, name))
 		}
+	}
+	for name, v := range elsewhere { // which no container refers to and no label is known of
+		if d := filters["driver"]; len(d) > 0 && !d[v.Driver] || filtered && !dangling || len(filters["label"]) > 0 || !matchesName(filters["name"], name) {
+			continue
+		}
+		list.Volumes = append(list.Volumes, v)
 	}
 	slices.SortFunc(list.Volumes, byName)
 	return list, nil

@@ -214,6 +214,11 @@ func (s *Store) create(ctx context.Context, req api.CreateRequest, user string) 
 		}
 	}
 
+	if req.Name != "" && req.Driver == "" {
+		if err := s.takeOver(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+			return api.Volume{}, false, fmt.Errorf("create volume %q: %w", name, err)
+		}
+	}
 	e, created, err := s.reserve(name, user)
 	if err != nil || !created {
 		return s.view(e, name), false, err
@@ -291,16 +296,19 @@ func (s *Store) write(meta metadata) (err error) {
 	return atomicfile.SyncDir(s.root)
 }
 
-// Inspect returns the volume called name, or NotFound.
+// Inspect returns the volume called name, which may be a plugin's that was made
+// elsewhere, or NotFound. The plugin is asked for its status.
 func (s *Store) Inspect(ctx context.Context, name string) (api.Volume, error) {
 	s.mu.Lock()
 	e, ok := s.volumes[name]
 	ok = ok && !e.busy
 	s.mu.Unlock()
 	if !ok {
-		return api.Volume{}, notFound(name)
+		return s.find(ctx, name)
 	}
-	return s.view(e, name), nil
+	v := s.view(e, name)
+	v.Status = s.status(ctx, v.Driver, name)
+	return v, nil
 }
 
 // Path returns the directory that containers mount for the volume called name.
@@ -332,6 +340,9 @@ func (s *Store) Release(name, container string) {
 // is a Conflict. With force an unknown volume is no error. Commit point: the
 // rename of its directory; what follows is finished at the next Open if need be.
 func (s *Store) Remove(ctx context.Context, name string, force bool) error {
+	if err := s.takeOver(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
 	e, err := s.claim(name)
 	if err != nil {
 		if force && errdefs.IsNotFound(err) {
@@ -354,7 +365,7 @@ func (s *Store) Remove(ctx context.Context, name string, force bool) error {
 		s.mu.Unlock()
 		return fmt.Errorf("remove volume %q: %w", name, err)
 	}
-	s.publish(events.ActionDestroy, name, nil)
+	s.publish(events.ActionDestroy, name, map[string]string{"driver": e.meta.driver()})
 	return nil
 }
 
@@ -433,6 +444,8 @@ func (s *Store) Usages(ctx context.Context) ([]api.Volume, error) {
 		switch {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case errdefs.IsNotFound(err): // a plugin's, made elsewhere
+			u = api.UsageData{Size: -1}
 		case err != nil:
 			s.log.Warn("cannot measure volume", "volume", v.Name, "err", err)
 			u = api.UsageData{Size: -1}
@@ -443,7 +456,13 @@ func (s *Store) Usages(ctx context.Context) ([]api.Volume, error) {
 }
 
 func (s *Store) publish(action events.Action, name string, attrs map[string]string) {
-	all := map[string]string{"driver": driverName}
+	driver := driverName
+	s.mu.Lock()
+	if e, ok := s.volumes[name]; ok {
+		driver = e.meta.driver()
+	}
+	s.mu.Unlock()
+	all := map[string]string{"driver": driver}
 	maps.Copy(all, attrs)
 	s.events.Publish(events.VolumeEventType, action, events.Actor{ID: name, Attributes: all})
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,15 @@ func TestVolumePlugin(t *testing.T) {
 			w.Write([]byte(`{"Implements":["VolumeDriver"]}`))
 			return
 		}
+		if method == "VolumeDriver.List" || method == "VolumeDriver.Get" {
+			volume := map[string]any{"Name": "elsewhere", "Mountpoint": data, "Status": map[string]string{"state": "fine"}}
+			var in struct{ Name string }
+			if json.NewDecoder(r.Body).Decode(&in) == nil && in.Name != "" && in.Name != "elsewhere" {
+				volume = nil
+			}
+			json.NewEncoder(w).Encode(map[string]any{"Volumes": []any{volume}, "Volume": volume})
+			return
+		}
 		mu.Lock()
 		calls = append(calls, strings.TrimPrefix(method, "VolumeDriver."))
 		mu.Unlock()
@@ -54,11 +64,29 @@ func TestVolumePlugin(t *testing.T) {
 		t.Errorf("inspect shows %q", got)
 	}
 	d.OK("volume", "rm", "vol")
+	if got := d.OK("volume", "ls", "--filter", "driver="+name, "--format", "{{.Name}}"); got != "elsewhere" {
+		t.Errorf("volumes of the plugin: %q", got)
+	}
+	if got := d.OK("volume", "inspect", "--format", "{{.Driver}} {{.Status.state}}", "elsewhere"); got != name+" fine" {
+		t.Errorf("inspect shows %q", got)
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	// Once for what the image holds, once for the run.
 	if got, want := strings.Join(calls, " "), "Create Path Mount Unmount Mount Unmount Remove"; got != want {
 		t.Errorf("calls %q, want %q", got, want)
+	}
+	calls = nil
+	mu.Unlock()
+	if got := d.OK("run", "--rm", "-v", "elsewhere:/v", "busybox", "cat", "/v/file"); got != "kept" {
+		t.Errorf("a volume made elsewhere holds %q", got)
+	}
+	if got := d.OK("info", "--format", "{{.Plugins.Volume}}"); got != "["+name+" local]" {
+		t.Errorf("drivers %s", got)
+	}
+	mu.Lock()
+	if slices.Contains(calls, "Create") || !slices.Contains(calls, "Mount") {
+		t.Errorf("calls for a volume that is there: %q", calls)
 	}
 	if r := d.Docker("volume", "create", "-d", "nope", "x"); r.Code != 1 || !strings.Contains(r.Stderr, `error looking up volume plugin nope: plugin "nope" not found`) {
 		t.Errorf("an unknown driver: %d, %q", r.Code, r.Stderr)
