@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -297,6 +298,48 @@ func TestParseSignal(t *testing.T) {
 	for _, s := range []string{"", "65", "-1", "FOO", "RTMIN+99"} {
 		if _, err := parseSignal(s); err == nil {
 			t.Errorf("%q: no error", s)
+		}
+	}
+}
+
+// The failure of execve itself is one line, without the log's form around it.
+func TestRun_execveError(t *testing.T) {
+	dir := bundle(t, "/script")
+	if err := os.WriteFile(filepath.Join(dir, "rootfs/script"), []byte("#!/no/such/interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := program(t, dir, "--root", filepath.Join(t.TempDir(), "state"), "run", "lighter-cli-execve")
+	if want := "exec /script: no such file or directory\n"; code != 1 || stderr != want {
+		t.Errorf("code %d, %q; want 1, %q", code, stderr, want)
+	}
+}
+
+func TestRun_debug(t *testing.T) {
+	dir := bundle(t, "true")
+	root, log := filepath.Join(t.TempDir(), "state"), filepath.Join(dir, "log")
+	code, _, stderr := program(t, dir, "--root", root, "--debug", "--log", log, "run", "lighter-cli-debug")
+	raw, err := os.ReadFile(log)
+	if err != nil || code != 0 || stderr != "" {
+		t.Fatalf("code %d, %v: %s", code, err, stderr)
+	}
+	for _, want := range []string{"level=debug", `msg="plan compiled"`, `msg="init forked"`, `msg="init is set up"`} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("no %s in\n%s", want, raw)
+		}
+	}
+}
+
+func TestSubgroups(t *testing.T) {
+	for _, tt := range []struct {
+		list []string
+		want string
+	}{
+		{nil, "map[]"}, {[]string{"/"}, "map[:/]"}, {[]string{"cpu,cpuacct:sub", "pids:/x"}, "map[cpu,cpuacct:sub pids:/x]"},
+		{[]string{"a", "b"}, ""}, {[]string{"cpu:a", "cpu:b"}, ""},
+	} {
+		m, err := subgroups(tt.list)
+		if got := fmt.Sprint(m); (err == nil) != (tt.want != "") || err == nil && got != tt.want {
+			t.Errorf("%q: got %s, %v; want %s", tt.list, got, err, tt.want)
 		}
 	}
 }
