@@ -1,6 +1,7 @@
 package runc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -166,4 +167,51 @@ func TestRun_hostMounts(t *testing.T) {
 		t.Errorf("got %q, want %q", r.out, want)
 	}
 	must(t, unmount())
+}
+
+// What the options of a bind mount make of its source's attributes. A user
+// namespace cannot take away what the host has set.
+func TestRun_bindAttributes(t *testing.T) {
+	h := newHarness(t)
+	src := t.TempDir()
+	must(t, unix.Mount("tmpfs", src, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(src, unix.MNT_DETACH) })
+	must(t, os.Mkdir(filepath.Join(h.rootfs, "m"), 0o755))
+	must(t, os.Chmod(src, 0o755))
+	ids := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	const ro, nosuid, nodev, noexec = unix.MS_RDONLY, unix.MS_NOSUID, unix.MS_NODEV, unix.MS_NOEXEC
+	for _, tt := range []struct {
+		host          uintptr
+		options       string
+		want, wantLow string // without and with a user namespace; "" is refused
+	}{
+		{ro | noexec | unix.MS_RELATIME, "", "ro,noexec,relatime", "ro,noexec,relatime"},
+		{ro | noexec | unix.MS_RELATIME, "dev", "rw,relatime", "ro,noexec,relatime"},
+		{ro | unix.MS_RELATIME, "nosuid,nodev", "rw,nosuid,nodev,relatime", "ro,nosuid,nodev,relatime"},
+		{ro | unix.MS_RELATIME, "rw,nosuid", "rw,nosuid,relatime", ""},
+		{nodev | nosuid | unix.MS_NOATIME, "ro", "ro,noatime", "ro,nosuid,nodev,noatime"},
+		{nodev | unix.MS_NOATIME, "dev,atime", "rw,noatime", ""},
+		{unix.MS_NOATIME, "norelatime", "rw,noatime", "rw,noatime"},
+		{unix.MS_NOATIME, "relatime", "rw,relatime", ""},
+		{unix.MS_NOATIME, "nodiratime", "rw,nodiratime,relatime", ""},
+		{unix.MS_NOATIME, "nodiratime,strictatime", "rw,nodiratime", ""},
+		{unix.MS_NODIRATIME | unix.MS_RELATIME, "strictatime", "rw", ""},
+		{unix.MS_STRICTATIME, "ro", "ro", "ro"},
+	} {
+		must(t, unix.Mount("", src, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_STRICTATIME, ""))
+		must(t, unix.Mount("", src, "", unix.MS_BIND|unix.MS_REMOUNT|tt.host, ""))
+		for user, want := range map[bool]string{false: tt.want, true: tt.wantLow} {
+			s := h.spec("sh", "-c", `while read a b c d e f g; do test $e = /m && echo -n $f; done </proc/self/mountinfo`)
+			if user {
+				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+				s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+			}
+			options := append([]string{"bind", "rprivate"}, strings.FieldsFunc(tt.options, func(r rune) bool { return r == ',' })...)
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/m", Source: src, Options: options})
+			r, err := h.run(s)
+			if want == "" && !errors.Is(err, unix.EPERM) || want != "" && (err != nil || r.out != want) {
+				t.Errorf("%#x with %q, user namespace %v: got %q, %v; want %q", tt.host, tt.options, user, r.out, err, want)
+			}
+		}
+	}
 }

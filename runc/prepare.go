@@ -123,11 +123,20 @@ func (c *creation) rootlessMounts() error {
 		if !o.Bind {
 			continue
 		}
-		st, err := os.Stat(m.Source)
+		fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("mounts[%d]: %w", i, &os.PathError{Op: "open", Path: m.Source, Err: err})
+		}
+		f := os.NewFile(uintptr(fd), m.Source)
+		dir, err := rootfs.IsDir(f)
+		if err == nil {
+			err = rootfs.Lock(f, m, o)
+		}
+		f.Close()
 		if err != nil {
 			return fmt.Errorf("mounts[%d]: %w", i, err)
 		}
-		c.in.Sources[i].Dir = st.IsDir()
+		c.in.Sources[i].Dir = dir
 	}
 	return nil
 }
@@ -184,7 +193,7 @@ func (c *creation) source(i int, root *os.File) error {
 		if inside, ok := below(c.in.Root, m.Source); ok && i > 0 {
 			return c.insideSource(i, inside, userNS)
 		}
-		tree, dir, err := rootfs.Bind(m, o, c.spec.Linux.RootfsPropagation, userNS)
+		tree, dir, err := rootfs.Bind(m, o, c.spec.Linux.RootfsPropagation, userNS, c.in.NewUser)
 		if err != nil {
 			return err
 		}

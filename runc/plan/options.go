@@ -24,6 +24,12 @@ type MountOptions struct {
 	// Named says that an option named an attribute, so that a bind mount does
 	// not keep those of its source.
 	Named bool
+	// Atime says that an option set an access time mode: a bind mount has that in
+	// place of its source's.
+	Atime bool
+	// Keep are attributes of the source of a bind mount that it does not lose,
+	// because a user namespace could not take them away: see Lock.
+	Keep uint64
 	// Propagation are the propagation changes in order.
 	Propagation []Propagation
 	// Super are options of the file system that take no value, such as "sync";
@@ -61,6 +67,15 @@ var attrs = map[string]attr{
 	"strictatime":   {set: unix.MOUNT_ATTR_STRICTATIME, clear: unix.MOUNT_ATTR__ATIME},
 	"nostrictatime": {set: unix.MOUNT_ATTR_RELATIME, clear: unix.MOUNT_ATTR__ATIME},
 	"nosymfollow":   {set: unix.MOUNT_ATTR_NOSYMFOLLOW}, "symfollow": {clear: unix.MOUNT_ATTR_NOSYMFOLLOW},
+}
+
+// atimes are the attributes of access times; none of them is relatime.
+const atimes = unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME
+
+// unsets are the options that take back one of access times.
+var unsets = map[string]uint64{
+	"atime": unix.MOUNT_ATTR_NOATIME, "norelatime": 0, "nostrictatime": unix.MOUNT_ATTR_STRICTATIME,
+	"diratime": unix.MOUNT_ATTR_NODIRATIME,
 }
 
 // supers are options of the superblock without a value; "" is the default and
@@ -101,7 +116,17 @@ func ParseOptions(m *specs.Mount) (MountOptions, error) {
 			o.Bind, o.Recursive = true, o.Recursive || name == "rbind"
 			continue
 		}
+		if bits, ok := unsets[name]; ok {
+			// As mount(8) has it, this takes back an option; it sets no mode.
+			o.Named, o.Atime = true, o.Atime && (o.Set&bits == 0 || o.Set&^bits&atimes != 0)
+			o.Set &^= bits
+			if name == "diratime" {
+				o.Clear |= unix.MOUNT_ATTR_NODIRATIME
+			}
+			continue
+		}
 		if a, ok := attrs[name]; ok {
+			o.Atime = o.Atime || (a.set|a.clear)&atimes != 0
 			o.Set, o.Clear = o.Set&^a.clear|a.set, o.Clear&^a.set|a.clear
 			o.Named = true
 			continue
@@ -161,7 +186,39 @@ func (o *MountOptions) BindAttr() (set, clear uint64) {
 	if !o.Named {
 		return 0, 0
 	}
-	const all = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC |
-		unix.MOUNT_ATTR_NOSYMFOLLOW
-	return o.Set, o.Clear | all&^o.Set
+	const all = locked | unix.MOUNT_ATTR_NOSYMFOLLOW
+	set, clear = o.Set, (o.Clear|all&^o.Set)&^o.Keep&^atimes
+	if o.Atime {
+		clear |= atimes &^ (set & unix.MOUNT_ATTR_NODIRATIME)
+	}
+	return set, clear
+}
+
+// locked are the attributes that the kernel locks when a mount gets into the mount
+// namespace of another user namespace.
+const locked = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// Lock makes o obey the locks of mount_namespaces(7) for a container in a user
+// namespace: a bind mount of a source with the flags of statfs(2) keeps those that
+// no option names, and may not lose one.
+//
+// The error is EPERM.
+func (o *MountOptions) Lock(flags int64) error {
+	var have uint64
+	for st, attr := range map[int64]uint64{
+		unix.ST_RDONLY: unix.MOUNT_ATTR_RDONLY, unix.ST_NOSUID: unix.MOUNT_ATTR_NOSUID, unix.ST_NODEV: unix.MOUNT_ATTR_NODEV,
+		unix.ST_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.ST_NOATIME: unix.MOUNT_ATTR_NOATIME, unix.ST_NODIRATIME: unix.MOUNT_ATTR_NODIRATIME,
+	} {
+		if flags&st != 0 {
+			have |= attr
+		}
+	}
+	if flags&(unix.ST_NOATIME|unix.ST_RELATIME) == 0 {
+		have |= unix.MOUNT_ATTR_STRICTATIME
+	}
+	if (o.Clear|o.RecClear)&have&locked != 0 || o.Atime && o.Set&atimes != have&atimes {
+		return unix.EPERM
+	}
+	o.Keep = have & locked
+	return nil
 }

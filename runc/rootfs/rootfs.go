@@ -138,10 +138,19 @@ func splitLayers(s string) []string {
 // Bind returns the detached tree of a bind mount with its attributes set, and
 // whether it is a directory. rootfs is linux.rootfsPropagation; userNS is the
 // namespace of its id mapping, or nil. The caller closes the tree.
-func Bind(m *specs.Mount, o *plan.MountOptions, rootfs string, userNS *os.File) (*os.File, bool, error) {
+//
+// A container in a user namespace (locks) cannot have attributes of the source
+// taken away.
+func Bind(m *specs.Mount, o *plan.MountOptions, rootfs string, userNS *os.File, locks bool) (*os.File, bool, error) {
 	tree, err := mount.CloneTree(m.Source, o.Recursive)
 	if err != nil {
 		return nil, false, fmt.Errorf("mount %q on %q: %w", m.Source, m.Destination, err)
+	}
+	if locks {
+		if err := Lock(tree, m, o); err != nil {
+			tree.Close()
+			return nil, false, err
+		}
 	}
 	dir, err := prepare(tree, o, rootfs, userNS)
 	if err != nil {
@@ -149,6 +158,27 @@ func Bind(m *specs.Mount, o *plan.MountOptions, rootfs string, userNS *os.File) 
 		return nil, false, fmt.Errorf("mount %q on %q: %w", m.Source, m.Destination, err)
 	}
 	return tree, dir, nil
+}
+
+// Lock makes o obey the locks on the attributes of tree, the source of m.
+func Lock(tree *os.File, m *specs.Mount, o *plan.MountOptions) error {
+	var st unix.Statfs_t
+	c, err := tree.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := c.Control(func(fd uintptr) { err = unix.Fstatfs(int(fd), &st) }); cerr != nil {
+		err = cerr
+	}
+	if err == nil {
+		err = o.Lock(st.Flags)
+	}
+	if err != nil {
+		// Docker compatibility: the words are runc's.
+		return fmt.Errorf("unable to start container process: error during container init: error mounting %q to rootfs at %q: %w",
+			m.Source, m.Destination, err)
+	}
+	return nil
 }
 
 func prepare(tree *os.File, o *plan.MountOptions, rootfs string, userNS *os.File) (bool, error) {
