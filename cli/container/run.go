@@ -71,6 +71,9 @@ func newRunCommand(s *session.Session) *cobra.Command {
 // the engine refuses is returned as it is.
 func (o *createOptions) create(cmd *cobra.Command, s *session.Session, ref string, command []string) (string, error) {
 	ctx := cmd.Context()
+	if err := image.CheckTrust(cmd.Flags()); err != nil {
+		return "", &session.StatusError{Code: codeDaemon, Text: err.Error()}
+	}
 	networking, err := o.build(cmd, ref, command)
 	if err != nil {
 		return "", &session.StatusError{Code: codeDaemon, Text: err.Error()}

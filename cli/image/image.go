@@ -106,6 +106,9 @@ func newPullCommand(s *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := CheckTrust(cmd.Flags()); err != nil {
+				return err
+			}
 			c, err := s.Client()
 			if err != nil {
 				return err
@@ -144,6 +147,9 @@ func newPushCommand(s *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: session.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := CheckTrust(cmd.Flags()); err != nil {
+				return err
+			}
 			c, err := s.Client()
 			if err != nil {
 				return err
