@@ -343,3 +343,31 @@ func TestSubgroups(t *testing.T) {
 		}
 	}
 }
+
+// A user is digits in range, and nothing becomes 0 by accident (CVE-2026-30892,
+// CVE-2024-40635, CVE-2016-3697).
+func TestExec_user(t *testing.T) {
+	for s, want := range map[string]uint32{"0": 0, "1": 1, "65534": 65534, "4294967294": 1<<32 - 2} {
+		if n, err := parseID(s); err != nil || n != want {
+			t.Errorf("%q: got %d, %v", s, n, err)
+		}
+	}
+	for _, s := range []string{"", "-1", "+1", " 1", "1 ", "0x1", "1e3", "root", "4294967295", "4294967296", "18446744073709551616"} {
+		if n, err := parseID(s); err == nil {
+			t.Errorf("%q is %d", s, n)
+		}
+	}
+	dir := bundle(t, "sleep", "1000")
+	root := filepath.Join(t.TempDir(), "state")
+	const id = "lighter-cli-user"
+	t.Cleanup(func() { program(t, dir, "--root", root, "delete", "--force", id) })
+	if code, _, stderr := program(t, dir, "--root", root, "run", "--detach", id); code != 0 {
+		t.Fatal(stderr)
+	}
+	for user, want := range map[string]string{"1": "uid=1 gid=0", "1:1": "uid=1 gid=1", "0:5": "uid=0 gid=5", "1:": "", ":1": "", "nobody": "", "nobody:0": ""} {
+		code, stdout, stderr := program(t, dir, "--root", root, "exec", "--user", user, id, "id")
+		if (code == 0) != (want != "") || want != "" && !strings.HasPrefix(stdout, want) {
+			t.Errorf("--user %s: code %d, %q, %q; want %q", user, code, stdout, stderr, want)
+		}
+	}
+}
