@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,15 +39,16 @@ const maxConfigSize = 1 << 20
 
 // config is the part of containerd's configuration that has a meaning here.
 type config struct {
-	Version  int          `toml:"version"`
-	Root     string       `toml:"root"`
-	State    string       `toml:"state"`
-	OOMScore int          `toml:"oom_score"` // of the daemon; 0 leaves it alone
-	Imports  []string     `toml:"imports"`   // files or patterns, relative to the importing file
-	GRPC     grpcConfig   `toml:"grpc"`
-	TTRPC    ttrpcConfig  `toml:"ttrpc"`
-	Cgroup   cgroupConfig `toml:"cgroup"`
-	Debug    debugConfig  `toml:"debug"`
+	Version  int           `toml:"version"`
+	Root     string        `toml:"root"`
+	State    string        `toml:"state"`
+	OOMScore int           `toml:"oom_score"` // of the daemon; 0 leaves it alone
+	Imports  []string      `toml:"imports"`   // files or patterns, relative to the importing file
+	GRPC     grpcConfig    `toml:"grpc"`
+	TTRPC    ttrpcConfig   `toml:"ttrpc"`
+	Cgroup   cgroupConfig  `toml:"cgroup"`
+	Debug    debugConfig   `toml:"debug"`
+	Metrics  metricsConfig `toml:"metrics"`
 }
 
 type grpcConfig struct {
@@ -66,21 +68,28 @@ type cgroupConfig struct {
 type debugConfig struct {
 	Level  string `toml:"level"`
 	Format string `toml:"format"` // "text" or "json"
+	// Address is the socket of the profiles; "" for none.
+	Address string `toml:"address"`
+}
+
+type metricsConfig struct {
+	Address string `toml:"address"` // host:port of Prometheus's metrics; "" for none
 }
 
 // foreign are the keys of a stock configuration that have no meaning here.
 // Their use is a warning: the file is written for more than one program.
 var foreign = []string{
 	"temp", "disabled_plugins", "required_plugins", "plugins", "proxy_plugins", "timeouts",
-	"stream_processors", "metrics", "grpc.tcp_address", "grpc.tcp_tls_ca", "grpc.tcp_tls_cert", "grpc.tcp_tls_key",
+	"stream_processors", "metrics.grpc_histogram", "grpc.tcp_address", "grpc.tcp_tls_ca", "grpc.tcp_tls_cert", "grpc.tcp_tls_key",
 	"grpc.tcp_tls_common_name", "grpc.max_recv_message_size", "grpc.max_send_message_size", "ttrpc.uid", "ttrpc.gid",
-	"debug.address", "debug.uid", "debug.gid", "debug.log_trace_id",
+	"debug.uid", "debug.gid", "debug.log_trace_id",
 }
 
 // known are the keys of config.
 var known = []string{
 	"version", "root", "state", "oom_score", "imports", "grpc", "grpc.address", "grpc.uid", "grpc.gid",
-	"ttrpc", "ttrpc.address", "cgroup", "cgroup.path", "debug", "debug.level", "debug.format",
+	"ttrpc", "ttrpc.address", "cgroup", "cgroup.path", "debug", "debug.level", "debug.format", "debug.address",
+	"metrics", "metrics.address",
 }
 
 func defaultConfig() config {
@@ -230,6 +239,12 @@ func (c *config) validate() error {
 	}
 	if c.ttrpcAddress() != c.GRPC.Address+".ttrpc" {
 		return fmt.Errorf("ttrpc.address %q: shims are told %q: leave it out", c.TTRPC.Address, c.GRPC.Address+".ttrpc")
+	}
+	if c.Debug.Address != "" && !filepath.IsAbs(c.Debug.Address) {
+		return fmt.Errorf("debug.address %q is not an absolute path", c.Debug.Address)
+	}
+	if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil && c.Metrics.Address != "" {
+		return fmt.Errorf("metrics.address: %w", err)
 	}
 	if c.OOMScore < -1000 || c.OOMScore > 1000 {
 		return fmt.Errorf("oom_score %d is not between -1000 and 1000", c.OOMScore)

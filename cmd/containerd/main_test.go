@@ -129,12 +129,14 @@ func TestImportsOverride(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	for name, change := range map[string]func(*config){
-		"absolute":      func(c *config) { c.Root = "relative" },
-		"both":          func(c *config) { c.State = c.Root + "/" },
-		"log level":     func(c *config) { c.Debug.Level = "loud" },
-		"neither text":  func(c *config) { c.Debug.Format = "xml" },
-		"oom_score":     func(c *config) { c.OOMScore = 1001 },
-		"ttrpc.address": func(c *config) { c.TTRPC.Address = "/elsewhere" },
+		"absolute":        func(c *config) { c.Root = "relative" },
+		"both":            func(c *config) { c.State = c.Root + "/" },
+		"log level":       func(c *config) { c.Debug.Level = "loud" },
+		"neither text":    func(c *config) { c.Debug.Format = "xml" },
+		"oom_score":       func(c *config) { c.OOMScore = 1001 },
+		"debug.address":   func(c *config) { c.Debug.Address = "relative" },
+		"metrics.address": func(c *config) { c.Metrics.Address = "no-port" },
+		"ttrpc.address":   func(c *config) { c.TTRPC.Address = "/elsewhere" },
 	} {
 		c := defaultConfig()
 		if err := c.validate(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -65,11 +66,43 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 		return errors.Join(err, shims.Close())
 	}
 	defer removeSocket(clients)
+	services := l.Services()
 	server := rpc.New(rpc.Config{
-		Services: l.Services(), Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Life: ctx, Log: log,
+		Services: services, Snapshotters: l.Snapshotters(), UUID: l.UUID(), RuntimeInfo: l.RuntimeInfo, Life: ctx, Log: log,
 	})
 
+	var listeners []net.Listener // of debug and metrics
+	closeListeners := func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}
+	defer closeListeners()
 	g, gctx := errgroup.WithContext(ctx)
+	serveOn := func(l net.Listener, what string, h http.Handler) {
+		listeners = append(listeners, l)
+		g.Go(func() error {
+			if err := serveHTTP(l, h, log); gctx.Err() == nil {
+				return fmt.Errorf("serve %s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	if cfg.Debug.Address != "" {
+		l, err := listen(cfg.Debug.Address, 0, 0, 0o600)
+		if err != nil {
+			return errors.Join(err, shims.Close(), clients.Close())
+		}
+		defer removeSocket(l)
+		serveOn(l, "debug", debugHandler())
+	}
+	if cfg.Metrics.Address != "" {
+		l, err := net.Listen("tcp", cfg.Metrics.Address)
+		if err != nil {
+			return errors.Join(fmt.Errorf("metrics: %w", err), shims.Close(), clients.Close())
+		}
+		serveOn(l, "metrics", metricsHandler(services, log))
+	}
 	g.Go(func() error { return l.ServeShims(shims) })
 	g.Go(func() error {
 		if err := server.Serve(clients); err != nil {
@@ -81,6 +114,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 		<-gctx.Done()
 		daemon.Notify("STOPPING=1")
 		log.Info("stopping containerd", "cause", context.Cause(ctx))
+		closeListeners()
 		stopServer(server)
 		shims.Close() // ends ServeShims
 		return nil
