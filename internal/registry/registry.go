@@ -113,6 +113,12 @@ func (o Options) Hosts(ctx context.Context) docker.RegistryHosts {
 				hosts[i].Client.Transport = docker.NewHTTPFallback(hosts[i].Client.Transport)
 			}
 		}
+		for i, h := range hosts {
+			if g, ok := h.Client.Transport.(guardTransport); ok && h.Scheme == "http" && h.Host != Host(host) {
+				g.insecure = true // a mirror that hosts.toml wants in the clear
+				hosts[i].Client = &http.Client{Transport: g, CheckRedirect: h.Client.CheckRedirect}
+			}
+		}
 		if host == o.Host {
 			for i := range hosts {
 				if hosts[i].Host != Host(host) {
