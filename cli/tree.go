@@ -56,12 +56,14 @@ func commands(s *session.Session, word string) []*cobra.Command {
 		all = append(append(all, n.topLevel(s)...), n.command(s))
 	}
 	all = append(append(all, system.TopLevel(s)...), registry.Commands(s)...)
-	return append(all, network.Command(s), volume.Command(s), contexts.Command(s), newBuilderCommand(s), manifest.Command(s))
+	return append(all, network.Command(s), volume.Command(s), contexts.Command(s), newBuilderCommand(s), container.CheckpointCommand(s), manifest.Command(s))
 }
 
 // single is the command called word, nil if there is none.
 func single(s *session.Session, word string) *cobra.Command {
 	switch word {
+	case "checkpoint":
+		return container.CheckpointCommand(s)
 	case "network":
 		return network.Command(s)
 	case "volume":

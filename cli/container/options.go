@@ -161,16 +161,7 @@ func (o *createOptions) build(cmd *cobra.Command, image string, command []string
 		c.Entrypoint = []string{o.entrypoint}
 	}
 	var err error
-	if c.Env, err = environment(o.envFiles, o.env); err != nil {
-		return nil, err
-	}
-	if c.Labels, err = labels(o.labelFiles, o.labels); err != nil {
-		return nil, err
-	}
-	if err := o.publishing(); err != nil {
-		return nil, err
-	}
-	if err := o.mounting(); err != nil {
+	if err := o.updatable(); err != nil {
 		return nil, err
 	}
 	if err := o.resources(fs); err != nil {
@@ -232,6 +223,22 @@ func (o *createOptions) build(cmd *cobra.Command, image string, command []string
 		h.DNS = append(h.DNS, addr)
 	}
 	return o.networking()
+}
+
+// updatable sets what update too can give a container: environment, labels, ports
+// and mounts.
+func (o *createOptions) updatable() error {
+	var err error
+	if o.config.Env, err = environment(o.envFiles, o.env); err != nil {
+		return err
+	}
+	if o.config.Labels, err = labels(o.labelFiles, o.labels); err != nil {
+		return err
+	}
+	if err := o.publishing(); err != nil {
+		return err
+	}
+	return o.mounting()
 }
 
 // streams sets which of the process's streams are attached.

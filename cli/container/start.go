@@ -14,6 +14,7 @@ import (
 func newStartCommand(s *session.Session) *cobra.Command {
 	var attach, interactive bool
 	var detachKeys string
+	var from client.ContainerStartOptions
 	cmd := &cobra.Command{
 		Use:   "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Start one or more stopped containers",
@@ -21,6 +22,13 @@ func newStartCommand(s *session.Session) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.Client()
 			if err != nil {
+				return err
+			}
+			if from.CheckpointID != "" {
+				if len(args) > 1 {
+					return errors.New("you cannot restore multiple containers at once")
+				}
+				_, err := c.ContainerStart(cmd.Context(), args[0], from)
 				return err
 			}
 			if attach || interactive {
@@ -39,6 +47,8 @@ func newStartCommand(s *session.Session) *cobra.Command {
 	fs.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
 	fs.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")
 	fs.StringVar(&detachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
+	fs.StringVar(&from.CheckpointID, "checkpoint", "", "Restore from this checkpoint")
+	fs.StringVar(&from.CheckpointDir, "checkpoint-dir", "", "Use a custom checkpoint storage directory")
 	return cmd
 }
 

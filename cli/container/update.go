@@ -132,22 +132,15 @@ func (o *createOptions) reconfiguration(r *removals) (*reconfiguration, error) {
 	if len(slices.Concat(flags...)) == 0 {
 		return nil, nil
 	}
-	c := &reconfiguration{EnvRemove: r.env, LabelsRemove: r.labels, Unmount: r.mounts}
-	var err error
-	if c.Env, err = environment(o.envFiles, o.env); err != nil {
+	if err := o.updatable(); err != nil {
 		return nil, err
 	}
-	if c.Labels, err = labels(o.labelFiles, o.labels); err != nil {
-		return nil, err
+	c := &reconfiguration{
+		Publish: o.host.PortBindings,
+		Env:     o.config.Env, EnvRemove: r.env,
+		Labels: o.config.Labels, LabelsRemove: r.labels,
+		Binds: o.host.Binds, Mounts: o.host.Mounts, Volumes: slices.Collect(maps.Keys(o.config.Volumes)), Unmount: r.mounts,
 	}
-	if err := o.publishing(); err != nil {
-		return nil, err
-	}
-	if err := o.mounting(); err != nil {
-		return nil, err
-	}
-	c.Publish, c.Binds, c.Mounts = o.host.PortBindings, o.host.Binds, o.host.Mounts
-	c.Volumes = slices.Collect(maps.Keys(o.config.Volumes))
 	for _, spec := range r.publish {
 		ports, err := network.ParsePortRange(spec)
 		if err != nil {

@@ -298,20 +298,7 @@ func (m *Manager) settleFormer(e *entry, runs bool) func() {
 	if runs || !f.Running || f.HostConfig.AutoRemove {
 		return nil
 	}
-	return func() {
-		m.wg.Go(func() {
-			if err := m.awaitDependencies(e); err != nil {
-				return
-			}
-			if err := e.acquire(m.life); err != nil {
-				return
-			}
-			defer e.release()
-			if _, err := m.startHeld(m.life, e, true); err != nil {
-				m.Log.Error("cannot start a container whose update was interrupted", "container", e.id, "err", err)
-			}
-		})
-	}
+	return func() { m.startAtBoot(e, true) }
 }
 
 // changed returns r with the change, but for the mounts that are new: those are

@@ -257,6 +257,12 @@ func (m *Manager) applyPolicy(e *entry) {
 		m.boot.decide(e.id)
 		return
 	}
+	m.startAtBoot(e, false)
+}
+
+// startAtBoot starts a container in the background, after those that it depends
+// on.
+func (m *Manager) startAtBoot(e *entry, byUser bool) {
 	m.wg.Go(func() {
 		defer m.boot.decide(e.id)
 		if err := m.awaitDependencies(e); err != nil {
@@ -266,7 +272,7 @@ func (m *Manager) applyPolicy(e *entry) {
 			return
 		}
 		defer e.release()
-		if _, err := m.startHeld(m.life, e, false); err != nil {
+		if _, err := m.startHeld(m.life, e, byUser); err != nil {
 			m.Log.Error("cannot start a container at the engine's start", "container", e.id, "err", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/moby/moby/api/types/checkpoint"
 	containertypes "github.com/moby/moby/api/types/container"
 	imagetypes "github.com/moby/moby/api/types/image"
 	networktypes "github.com/moby/moby/api/types/network"
@@ -50,6 +51,11 @@ type Containers interface {
 	ArchivePut(ctx context.Context, ref, path string, archive io.Reader, noOverwriteDirNonDir, copyUIDGID bool) error
 	ConnectNetwork(ctx context.Context, ref, network string, settings *networktypes.EndpointSettings) error
 	DisconnectNetwork(ctx context.Context, ref, network string, force bool) error
+
+	Checkpoints(ctx context.Context, ref, dir string) ([]checkpoint.Summary, error)
+	CreateCheckpoint(ctx context.Context, ref string, req checkpoint.CreateRequest) error
+	RemoveCheckpoint(ctx context.Context, ref, id, dir string) error
+	StartFromCheckpoint(ctx context.Context, ref, id, dir string) error
 
 	ExecCreate(ctx context.Context, ref string, req containertypes.ExecCreateRequest) (id string, err error)
 	ExecStart(ctx context.Context, id string, opts container.ExecStartOptions) (*container.AttachSession, error)

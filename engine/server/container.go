@@ -78,7 +78,10 @@ func (s *Server) containerStart(w http.ResponseWriter, r *request) error {
 		return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 	}
 	if id := r.query.Get("checkpoint"); id != "" {
-		return notImplemented("start from a checkpoint is not implemented")
+		if !s.trial {
+			return invalid("checkpoint is only supported in experimental mode")
+		}
+		return s.backends.Containers.StartFromCheckpoint(r.Context(), r.vars["name"], id, r.query.Get("checkpoint-dir"))
 	}
 	changed, err := s.backends.Containers.Start(r.Context(), r.vars["name"])
 	return noContent(w, changed, err)

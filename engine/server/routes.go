@@ -53,6 +53,9 @@ func (s *Server) table() []route {
 	post("/containers/{name}/resize", s.containerResize)
 	post("/containers/{name}/attach", s.containerAttach)
 	get("/containers/{name}/attach/ws", s.containerAttachWebSocket)
+	get("/containers/{name}/checkpoints", s.experimental(s.checkpointList))
+	post("/containers/{name}/checkpoints", s.experimental(s.checkpointCreate))
+	remove("/containers/{name}/checkpoints/{checkpoint}", s.experimental(s.checkpointRemove))
 	post("/containers/{name}/wait", s.containerWait)
 	post("/containers/{name}/exec", s.execCreate)
 	remove("/containers/{name}", s.containerRemove)
@@ -105,8 +108,6 @@ func (s *Server) table() []route {
 	// Parts of the Engine API that this engine does not have say so, rather
 	// than pretend that the path is unknown.
 	for _, missing := range []struct{ method, pattern, what string }{
-		{http.MethodGet, "/containers/{name}/checkpoints", "checkpointing"},
-		{http.MethodPost, "/containers/{name}/checkpoints", "checkpointing"},
 		{http.MethodGet, "/plugins", "managing plugins"},
 		{http.MethodGet, "/swarm", "clustering"},
 		{http.MethodPost, "/swarm/init", "clustering"},

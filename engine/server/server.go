@@ -54,6 +54,7 @@ type Server struct {
 	min, max apiVersion
 	header   http.Header // on every response
 	authz    *authz.Chain
+	trial    bool // experimental routes are served
 	debug    func() bool
 	log      *slog.Logger
 	http     *http.Server
@@ -79,6 +80,7 @@ func New(b Backends, cfg Config, log *slog.Logger) (*Server, error) {
 		min:      lowest,
 		max:      mustVersion(version.APIMax),
 		authz:    cfg.Authorization,
+		trial:    cfg.Experimental,
 		debug:    cfg.Debug,
 		log:      log,
 		hijacked: make(map[net.Conn]struct{}),
