@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,90 +109,6 @@ func TestLifecycle(t *testing.T) {
 	if want := []string{"create", "attach", "start", "die", "destroy"}; !slices.Equal(actions, want) {
 		t.Errorf("events = %v, want %v", actions, want)
 	}
-}
-
-func TestAttachPassesInput(t *testing.T) {
-	w := newWorld(t)
-	m := w.open()
-	defer w.close(m)
-	w.createWith(m, "cat", func(c *api.Config, _ *api.HostConfig) { c.OpenStdin, c.StdinOnce = true, true }, "cat")
-	session, err := m.Attach(bg, "cat", AttachOptions{Stdin: true, Stdout: true, Stream: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := newClient(strings.NewReader("one\ntwo\n"))
-	served := make(chan error, 1)
-	go func() { served <- session.Serve(bg, client) }()
-	w.start(m, "cat")
-	if err := <-served; err != nil {
-		t.Fatal(err)
-	}
-	if got := client.out.String(); !strings.Contains(got, "one\n") || !strings.Contains(got, "two\n") {
-		t.Errorf("output = %q", got)
-	}
-	if res := w.wait(m, "cat", api.WaitConditionNotRunning); res.StatusCode != 0 {
-		t.Errorf("status = %+v", res)
-	}
-}
-
-func TestDetachKeysEndTheSessionOnly(t *testing.T) {
-	w := newWorld(t)
-	m := w.open()
-	defer w.close(m)
-	w.createWith(m, "tty", func(c *api.Config, _ *api.HostConfig) { c.OpenStdin, c.Tty = true, true }, "cat")
-	w.start(m, "tty")
-	session, err := m.Attach(bg, "tty", AttachOptions{Stdin: true, Stdout: true, Stream: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pr, pw := io.Pipe()
-	defer pw.Close()
-	served := make(chan error, 1)
-	go func() { served <- session.Serve(bg, newClient(pr)) }()
-	pw.Write([]byte("x\x10y\x10"))
-	pw.Write([]byte("\x11"))
-	if err := <-served; err != nil {
-		t.Errorf("Serve() = %v", err)
-	}
-	if s := w.state(m, "tty"); s != Running {
-		t.Errorf("state = %v after a detach", s)
-	}
-}
-
-func TestKeyReader(t *testing.T) {
-	for _, tt := range []struct {
-		in, want string
-		detached bool
-	}{
-		{"abc", "abc", false},
-		{"a\x10b", "a\x10b", false},
-		{"a\x10\x11b", "a", true},
-		{"a\x10\x10\x11b", "a\x10", true},
-		{"a\x10", "a\x10", false},
-	} {
-		for _, chunk := range []int{1, 3, 64} {
-			r := &keyReader{r: &chunks{[]byte(tt.in), chunk}, keys: defaultDetachKeys}
-			var out bytes.Buffer
-			_, err := io.Copy(&out, onlyReader{r})
-			if got := errors.Is(err, errDetached); got != tt.detached || out.String() != tt.want {
-				t.Errorf("%q by %d: %q, detached %v, want %q, %v", tt.in, chunk, out.String(), got, tt.want, tt.detached)
-			}
-		}
-	}
-}
-
-type chunks struct {
-	data []byte
-	n    int
-}
-
-func (c *chunks) Read(p []byte) (int, error) {
-	if len(c.data) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, c.data[:min(len(c.data), c.n)])
-	c.data = c.data[n:]
-	return n, nil
 }
 
 func TestFailedStartLeavesNothing(t *testing.T) {
@@ -529,76 +444,6 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	if len(m.names) != 0 || w.snaps.count() != 0 || w.networks.count() != 0 || len(w.tasks.running()) != 0 {
 		t.Errorf("left behind: names %v, %d snapshots, %d networks, tasks %v", m.names, w.snaps.count(), w.networks.count(), w.tasks.running())
-	}
-}
-
-func TestExec(t *testing.T) {
-	w := newWorld(t)
-	m := w.open()
-	defer w.close(m)
-	w.create(m, "cc", "sleep")
-	if _, err := m.ExecCreate(bg, "cc", api.ExecCreateRequest{Cmd: []string{"x"}}); !errdefs.IsConflict(err) {
-		t.Errorf("exec into a stopped container: %v", err)
-	}
-	w.start(m, "cc")
-	e, _ := m.lookup("cc")
-	m.change(e, func(r *record) error { r.Pid = os.Getpid(); return nil }) // its root is ours
-	run := func(cmd ...string) (string, int) {
-		t.Helper()
-		id, err := m.ExecCreate(bg, "cc", api.ExecCreateRequest{Cmd: cmd, AttachStdout: true, AttachStderr: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := m.ExecStart(bg, id, ExecStartOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.ExecStart(bg, id, ExecStartOptions{}); !errdefs.IsConflict(err) {
-			t.Errorf("second ExecStart() = %v", err)
-		}
-		client := newClient(strings.NewReader(""))
-		s.Serve(bg, client)
-		got, err := m.ExecInspect(bg, id)
-		if err != nil || got.ExitCode == nil || got.Running {
-			t.Fatalf("ExecInspect() = %+v, %v", got, err)
-		}
-		return client.out.String(), *got.ExitCode
-	}
-	if out, code := run("both"); code != 3 || !strings.Contains(out, "out\n") || !strings.Contains(out, "err\n") {
-		t.Errorf("exec = %q, %d", out, code)
-	}
-	if out, code := run("missing"); code != 127 || !strings.HasSuffix(out, "executable file not found in $PATH\r\n") {
-		t.Errorf("missing program = %q, %d", out, code)
-	}
-	if _, err := m.ExecInspect(bg, "nope"); !errdefs.IsNotFound(err) || err.Error() != "No such exec instance: nope" {
-		t.Errorf("unknown exec: %v", err)
-	}
-	if _, err := m.ExecCreate(bg, "cc", api.ExecCreateRequest{Cmd: []string{"x"}, User: "no-such-user"}); !errdefs.IsInvalidArgument(err) ||
-		err.Error() != "unable to find user no-such-user: no matching entries in passwd file" {
-		t.Errorf("unknown user: %v", err)
-	}
-}
-
-func TestHealthBecomesUnhealthy(t *testing.T) {
-	w := newWorld(t)
-	m := w.open()
-	defer w.close(m)
-	evs, err := w.bus.Subscribe(t.Context(), time.Time{}, time.Time{}, map[string]map[string]bool{"event": {"health_status": true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.createWith(m, "sick", func(c *api.Config, _ *api.HostConfig) {
-		c.Healthcheck = &api.HealthConfig{Test: []string{"CMD", "both"}, Interval: 5 * time.Millisecond, Retries: 2}
-	}, "sleep")
-	w.start(m, "sick")
-	e, _ := m.lookup("sick")
-	m.change(e, func(r *record) error { r.Pid = os.Getpid(); return nil })
-	if ev := <-evs; ev.Action != eventtypes.ActionHealthStatusUnhealthy {
-		t.Errorf("event %q", ev.Action)
-	}
-	got, _ := m.Inspect(bg, "sick", false)
-	if h := got.State.Health; h == nil || h.Status != api.Unhealthy || len(h.Log) < 2 || h.Log[len(h.Log)-1].Output != "out\nerr\n" && h.Log[len(h.Log)-1].ExitCode != -1 {
-		t.Errorf("health = %+v", h)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"lighter/engine/label"
+
 	"github.com/docker/go-units"
 	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -277,7 +279,7 @@ func (q *query) matches(r *record) bool {
 	if len(f["is-task"]) > 0 && !anyKey(f["is-task"], func(v string) bool { b, _ := strconv.ParseBool(v); return !b }) {
 		return false // none of ours is a task of a service
 	}
-	if !matchLabels(f["label"], r.Config.Labels) {
+	if !label.Match(r.Config.Labels, maps.Keys(f["label"])) {
 		return false
 	}
 	if q.exited != nil && (!q.exited[r.ExitCode] || r.State.active() || r.StartedAt.IsZero()) {
@@ -336,16 +338,4 @@ func anyKey(terms map[string]bool, f func(string) bool) bool {
 		}
 	}
 	return false
-}
-
-// matchLabels reports whether labels has all terms, each a key or key=value.
-func matchLabels(terms map[string]bool, labels map[string]string) bool {
-	for term := range terms {
-		key, value, withValue := strings.Cut(term, "=")
-		got, ok := labels[key]
-		if !ok || withValue && got != value {
-			return false
-		}
-	}
-	return true
 }

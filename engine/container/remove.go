@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"syscall"
 	"time"
+
+	"lighter/engine/label"
 
 	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/container"
@@ -176,8 +179,8 @@ func (m *Manager) Prune(ctx context.Context, opts PruneOptions) (api.PruneReport
 		if r.State.active() || r.State == Removing || !until.IsZero() && r.Created.After(until) {
 			continue
 		}
-		if !matchLabels(opts.Filters["label"], r.Config.Labels) ||
-			len(opts.Filters["label!"]) > 0 && matchLabels(opts.Filters["label!"], r.Config.Labels) {
+		if !label.Match(r.Config.Labels, maps.Keys(opts.Filters["label"])) ||
+			len(opts.Filters["label!"]) > 0 && label.Match(r.Config.Labels, maps.Keys(opts.Filters["label!"])) {
 			continue
 		}
 		size, _, err := m.sizes(m.in(ctx), r)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"lighter/engine/label"
+
 	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/events"
 )
@@ -243,12 +245,8 @@ func (m matcher) matches(ev api.Message) bool {
 	if !matchesAction(m["event"], ev) || !matchesAction(m["action"], ev) {
 		return false
 	}
-	for term := range m["label"] {
-		key, value, withValue := strings.Cut(term, "=")
-		got, ok := ev.Actor.Attributes[key]
-		if !ok || withValue && got != value {
-			return false
-		}
+	if !label.Match(ev.Actor.Attributes, maps.Keys(m["label"])) {
+		return false
 	}
 	// Terms on objects of several types are alternatives: an event is about one.
 	asked, fits := false, false

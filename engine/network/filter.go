@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"lighter/engine/label"
+
 	"github.com/moby/moby/api/types/network"
 )
 
@@ -32,7 +34,7 @@ func newFilter(in map[string]map[string]bool) (filter, error) {
 		case "id":
 			all = append(all, func(n *network.Inspect) bool { return matchAny(list, n.ID) })
 		case "label":
-			all = append(all, func(n *network.Inspect) bool { return hasLabels(n.Labels, list) })
+			all = append(all, func(n *network.Inspect) bool { return label.Match(n.Labels, slices.Values(list)) })
 		case "type":
 			for _, v := range list {
 				if v != "custom" && v != "builtin" {
@@ -70,10 +72,10 @@ func newPruneFilter(in map[string]map[string]bool, now time.Time) (filter, error
 		}
 		switch key {
 		case "label":
-			all = append(all, func(n *network.Inspect) bool { return hasLabels(n.Labels, list) })
+			all = append(all, func(n *network.Inspect) bool { return label.Match(n.Labels, slices.Values(list)) })
 		case "label!":
 			all = append(all, func(n *network.Inspect) bool {
-				return !slices.ContainsFunc(list, func(l string) bool { return hasLabels(n.Labels, []string{l}) })
+				return !slices.ContainsFunc(list, func(l string) bool { return label.Match(n.Labels, slices.Values([]string{l})) })
 			})
 		case "until":
 			if len(list) > 1 {
@@ -139,18 +141,6 @@ func matchAny(patterns []string, s string) bool {
 		}
 		return re.MatchString(s)
 	})
-}
-
-// hasLabels reports whether labels has every "key" and "key=value" of list.
-func hasLabels(labels map[string]string, list []string) bool {
-	for _, l := range list {
-		key, value, hasValue := strings.Cut(l, "=")
-		have, ok := labels[key]
-		if !ok || hasValue && have != value {
-			return false
-		}
-	}
-	return true
 }
 
 func predefined(name string) bool {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"lighter/engine/label"
+
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	api "github.com/moby/moby/api/types/volume"
@@ -43,7 +45,7 @@ func (s *Store) List(ctx context.Context, filters map[string]map[string]bool) (a
 		if d := filters["driver"]; len(d) > 0 && !d[e.meta.driver()] {
 			continue
 		}
-		if !matchesName(filters["name"], name) || !hasLabels(filters["label"], e.meta.Labels) {
+		if !matchesName(filters["name"], name) || !label.Match(e.meta.Labels, maps.Keys(filters["label"])) {
 			continue
 		}
 		names = append(names, name)
@@ -85,7 +87,7 @@ func (s *Store) Prune(ctx context.Context, filters map[string]map[string]bool) (
 		if e.busy || len(e.users) > 0 || !all && !anonymous {
 			continue
 		}
-		if !hasLabels(filters["label"], e.meta.Labels) || len(filters["label!"]) > 0 && hasLabels(filters["label!"], e.meta.Labels) {
+		if !label.Match(e.meta.Labels, maps.Keys(filters["label"])) || len(filters["label!"]) > 0 && label.Match(e.meta.Labels, maps.Keys(filters["label!"])) {
 			continue
 		}
 		names = append(names, name)
@@ -186,15 +188,4 @@ func matchesName(terms map[string]bool, name string) bool {
 		}
 	}
 	return false
-}
-
-func hasLabels(terms map[string]bool, labels map[string]string) bool {
-	for term := range terms {
-		key, value, withValue := strings.Cut(term, "=")
-		got, ok := labels[key]
-		if !ok || withValue && got != value {
-			return false
-		}
-	}
-	return true
 }
