@@ -59,6 +59,9 @@ func (b *Builder) build(w http.ResponseWriter, r *http.Request) error {
 // solve runs the build and gives its progress to each, one at a time. What it
 // returns is the exporter's response.
 func (b *Builder) solve(ctx context.Context, req *buildRequest, each func(*controlapi.StatusResponse)) (map[string]string, error) {
+	if err := refusePublishedPassword(req.solve); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if req.id != "" {

@@ -129,7 +129,7 @@ func Open(ctx context.Context, cfg buildlink.Config, svc *containerd.Services, l
 		log: log, cfg: cfg, sessions: sessions, control: c, worker: w,
 		grpc: grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes),
 			// Errors carry where in the Dockerfile they arose.
-			grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor)),
+			grpc.ChainUnaryInterceptor(printable, grpcerrors.UnaryServerInterceptor, guardSolve), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor)),
 		raw:    newHandoff(),
 		builds: map[string]context.CancelFunc{},
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -55,7 +56,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 		defer cancel()
 		err = errors.Join(err, l.Close(ctx))
 	}()
-	// The lock on root is held: what lies at the addresses is of a dead daemon.
+	// The lock on root is held: what lies there and at the addresses is of a dead
+	// daemon.
+	if err := mount.SetTempMountLocation(filepath.Join(cfg.State, "tmpmounts")); err != nil {
+		return err
+	}
+	if warnings, err := mount.CleanupTempMounts(0); err != nil || len(warnings) > 0 {
+		log.Warn("remove temporary mounts", "err", errors.Join(append(warnings, err)...))
+	}
 	shims, err := listen(cfg.ttrpcAddress(), 0, 0, 0o600)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -69,12 +70,16 @@ func run() (err error) {
 	if err := os.Setenv("TMPDIR", filepath.Join(cfg.State, "tmp")); err != nil {
 		return err
 	}
+	if err := mount.SetTempMountLocation(filepath.Join(cfg.State, "tmp")); err != nil {
+		return err
+	}
 	level := slog.LevelInfo
 	if cfg.Debug {
 		level = slog.LevelDebug
 	}
 	log := daemon.NewLogger(os.Stderr, level, false)
 	logrus.SetOutput(os.Stderr)
+	logrus.AddHook(builder.RedactURLs{})
 	if cfg.Debug {
 		logrus.SetLevel(logrus.DebugLevel)
 	} else {

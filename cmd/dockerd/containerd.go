@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
 
 	"lighter/containerd"
@@ -20,6 +21,13 @@ import (
 // names, over gRPC, or one in this process. The address is what docker info
 // shows.
 func openContainerd(ctx context.Context, cfg *config, log *slog.Logger) (svc *containerd.Services, address string, stop func() error, err error) {
+	// Mounts of a moment stay out of /tmp, and what a killed daemon left goes.
+	if err := mount.SetTempMountLocation(filepath.Join(cfg.ExecRoot, "tmpmounts")); err != nil {
+		return nil, "", nil, err
+	}
+	if warnings, err := mount.CleanupTempMounts(0); err != nil || len(warnings) > 0 {
+		log.Warn("remove temporary mounts", "err", errors.Join(append(warnings, err)...))
+	}
 	if cfg.Containerd != "" {
 		svc, conn, err := remote.Dial(ctx, cfg.Containerd)
 		if err != nil {
