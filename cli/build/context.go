@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/ociindex"
 	bkbuild "github.com/moby/buildkit/cmd/buildctl/build"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
 	"github.com/tonistiigi/fsutil"
@@ -168,6 +169,9 @@ func (o *options) namedContexts(so *client.SolveOpt, mount func(name, dir string
 			} else {
 				so.OCIStores[name] = stores[name]
 			}
+			if ref, err = layoutDigest(path, ref); err != nil {
+				return fmt.Errorf("find image of context %s: %w", name, err)
+			}
 			so.FrontendAttrs["context:"+name] = "oci-layout://" + name + ref
 		default:
 			if fi, err := os.Stat(value); err != nil {
@@ -186,6 +190,28 @@ func (o *options) namedContexts(so *client.SolveOpt, mount func(name, dir string
 		}
 	}
 	return nil
+}
+
+// layoutDigest is the reference in an OCI layout, ":TAG" or "@DIGEST", as a digest,
+// which is all that the engine accepts. "latest" also is
+// the only image of a layout that has no tags.
+func layoutDigest(path, ref string) (string, error) {
+	tag, ok := strings.CutPrefix(ref, ":")
+	if !ok {
+		return ref, nil
+	}
+	index := ociindex.NewStoreIndex(path)
+	desc, err := index.Get(tag)
+	if err == nil && desc == nil && tag == "latest" {
+		desc, err = index.GetSingle()
+	}
+	if err != nil {
+		return "", err
+	}
+	if desc == nil {
+		return "", fmt.Errorf("%s has no image %q", path, tag)
+	}
+	return "@" + desc.Digest.String(), nil
 }
 
 func exists(path string) bool {

@@ -24,6 +24,15 @@ import (
 	"lighter/test/harness"
 )
 
+// slow leaves a test to "make test-all": builds of all kinds take longer than the
+// quick run has.
+func slow(t testing.TB) {
+	t.Helper()
+	if os.Getenv("LIGHTER_TEST_SLOW") == "" {
+		t.Skip("it takes long: set LIGHTER_TEST_SLOW=1, or run make test-all")
+	}
+}
+
 // canary is a directory of the host that no build may read or change.
 type canary struct{ dir string }
 
@@ -150,6 +159,7 @@ func recordGit(t testing.TB) (log string) {
 // TestBuildGitSecurity: nothing that a URL or a repository says becomes an option
 // of git, or leads out of the checkout.
 func TestBuildGitSecurity(t *testing.T) {
+	slow(t)
 	testenv.Need(t, testenv.Root, testenv.Program("git", "git"))
 	log := recordGit(t)
 	d := harness.Start(t, harness.Options{})
@@ -286,6 +296,7 @@ func refuseText(t testing.TB, path, text string) {
 // TestBuildPathSecurity: no link in a context, an image or a mount leads a build
 // to the host's files.
 func TestBuildPathSecurity(t *testing.T) {
+	slow(t)
 	testenv.Need(t, testenv.Root)
 	d := harness.Start(t, harness.Options{})
 	d.Busybox()
