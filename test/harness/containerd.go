@@ -93,7 +93,7 @@ func StartContainerd(t testing.TB, program string, env ...string) *Containerd {
 // Start starts it, after Kill again, and waits until it answers.
 func (c *Containerd) Start() {
 	c.t.Helper()
-	c.proc = startEnv(c.t, c.Dir+"/log", c.env, c.program,
+	c.proc = startEnv(c.t, nil, c.Dir+"/log", c.env, c.program,
 		"--config", c.Dir+"/config.toml", "--address", c.Address, "--root", c.Dir+"/root", "--state", c.Dir+"/state", "--log-level", "debug")
 	c.proc.waitFor(c.t, c.Address)
 }

@@ -125,6 +125,7 @@ type Daemon struct {
 
 	t          testing.TB
 	args       []string
+	spawn      func(*exec.Cmd) error
 	dockerd    *process
 	containerd *process
 }
@@ -137,6 +138,8 @@ type Options struct {
 	DiskBytes int64
 	// Args are added to dockerd's.
 	Args []string
+	// Spawn, when there is one, starts the daemons in the place of exec.Cmd.Start.
+	Spawn func(*exec.Cmd) error
 }
 
 // Start runs a daemon until the test ends, and then audits that it left
@@ -148,7 +151,7 @@ func Start(t testing.TB, o Options) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Daemon{Dir: dir, Host: "unix://" + dir + "/docker.sock", External: o.External, t: t, args: o.Args}
+	d := &Daemon{Dir: dir, Host: "unix://" + dir + "/docker.sock", External: o.External, t: t, args: o.Args, spawn: o.Spawn}
 	if o.DiskBytes > 0 {
 		d.Disk = mountDisk(t, dir+"/data", o.DiskBytes)
 	}
@@ -176,7 +179,7 @@ func (d *Daemon) StartContainerd() {
 		return
 	}
 	sock := d.Dir + "/c.sock"
-	d.containerd = start(d.t, d.Dir+"/containerd.log", Bin(d.t, "containerd"),
+	d.containerd = start(d.t, d.spawn, d.Dir+"/containerd.log", Bin(d.t, "containerd"),
 		"--config", "/dev/null", "--address", sock, "--root", d.Dir+"/croot", "--state", d.Dir+"/cstate", "--log-level", "debug")
 	d.containerd.waitFor(d.t, sock)
 }
@@ -185,6 +188,15 @@ func (d *Daemon) StartContainerd() {
 // it answers.
 func (d *Daemon) StartDockerd() {
 	d.t.Helper()
+	d.LaunchDockerd()
+	d.dockerd.waitFor(d.t, d.Dir+"/docker.sock")
+	// It listens before it serves.
+	d.Request(d.t, "GET", "/_ping", "")
+}
+
+// LaunchDockerd is StartDockerd without the wait.
+func (d *Daemon) LaunchDockerd() {
+	d.t.Helper()
 	args := []string{
 		"--config-file", "/dev/null", "--data-root", d.Dir + "/data", "--exec-root", d.Dir + "/exec",
 		"--pidfile", d.Dir + "/docker.pid", "--host", d.Host, "--debug",
@@ -192,10 +204,18 @@ func (d *Daemon) StartDockerd() {
 	if d.External {
 		args = append(args, "--containerd", d.Dir+"/c.sock")
 	}
-	d.dockerd = start(d.t, d.Dir+"/dockerd.log", Bin(d.t, "dockerd"), append(args, d.args...)...)
-	d.dockerd.waitFor(d.t, d.Dir+"/docker.sock")
-	// It listens before it serves.
-	d.Request(d.t, "GET", "/_ping", "")
+	d.dockerd = start(d.t, d.spawn, d.Dir+"/dockerd.log", Bin(d.t, "dockerd"), append(args, d.args...)...)
+}
+
+// Dockerd is closed when dockerd ends.
+func (d *Daemon) Dockerd() <-chan struct{} { return d.dockerd.done }
+
+// Containerd is closed when the external containerd ends; nil without one.
+func (d *Daemon) Containerd() <-chan struct{} {
+	if d.containerd == nil {
+		return nil
+	}
+	return d.containerd.done
 }
 
 // Pid is dockerd's process ID.
@@ -303,13 +323,14 @@ type process struct {
 	err  error
 }
 
-func start(t testing.TB, logPath, program string, args ...string) *process {
+// start runs a program, by spawn when that is not nil.
+func start(t testing.TB, spawn func(*exec.Cmd) error, logPath, program string, args ...string) *process {
 	t.Helper()
-	return startEnv(t, logPath, nil, program, args...)
+	return startEnv(t, spawn, logPath, nil, program, args...)
 }
 
 // startEnv is start with additions to the environment.
-func startEnv(t testing.TB, logPath string, env []string, program string, args ...string) *process {
+func startEnv(t testing.TB, spawn func(*exec.Cmd) error, logPath string, env []string, program string, args ...string) *process {
 	t.Helper()
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -319,7 +340,10 @@ func startEnv(t testing.TB, logPath string, env []string, program string, args .
 	p := &process{cmd: exec.Command(program, args...), log: logPath, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(os.Environ(), env...)
-	if err := p.cmd.Start(); err != nil {
+	if spawn == nil {
+		spawn = (*exec.Cmd).Start
+	}
+	if err := spawn(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -396,3 +420,6 @@ func (p *process) stop(t testing.TB) {
 		t.Errorf("%s did not stop within %v of SIGTERM", p.cmd.Path, stopTimeout)
 	}
 }
+
+// Tail returns at most the last n bytes of s.
+func Tail(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -46,7 +46,7 @@ func registry(t testing.TB, more string) string {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, filepath.Join(dir, "registry.log"), "docker-registry", "serve", config)
+	p := start(t, nil, filepath.Join(dir, "registry.log"), "docker-registry", "serve", config)
 	t.Cleanup(func() { p.kill(t) })
 	Eventually(t, startTimeout, "the registry", func() bool {
 		if !p.running() {

@@ -55,6 +55,15 @@ func (d *Daemon) Settle(t testing.TB) {
 	})
 }
 
+// State is what Unchanged compares.
+type State struct{ of audit }
+
+// State looks at everything of the daemon.
+func (d *Daemon) State(t testing.TB) State { return State{d.takeState(t)} }
+
+// Since lists what has come and gone since before, marked + and -.
+func (s State) Since(before State) []string { return difference(before.of, s.of) }
+
 // difference lists what is in only one of two audits, marked + and -.
 func difference(before, after audit) []string {
 	var diff []string
