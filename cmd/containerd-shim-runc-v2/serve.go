@@ -113,7 +113,10 @@ func (s *server) begin(deps shim.Deps, called func()) error {
 
 func (s *server) config(called func()) ttrpc.Config {
 	api := taskrpc.New(s.shim, s.publisher.Kick, called)
-	return ttrpc.Config{Handle: api.Handle, Waits: taskrpc.Waits, Gate: s.gate, Log: s.log}
+	// A containerd that is killed after it has deleted the task tells nobody that
+	// the shim may go: without a container and a client it is done.
+	deserted := func() { s.shim.Shutdown() }
+	return ttrpc.Config{Handle: api.Handle, Waits: taskrpc.Waits, Deserted: deserted, Gate: s.gate, Log: s.log}
 }
 
 // findPath learns where the listening socket is.

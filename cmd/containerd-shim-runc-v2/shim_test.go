@@ -545,6 +545,21 @@ func TestDeleteAfterDeadShim(t *testing.T) {
 	})
 }
 
+// A shim without a container ends with its last client: a containerd that is killed
+// between Delete and Shutdown tells nobody.
+func TestEndsWithItsLastClient(t *testing.T) {
+	e := newShim(t, t.TempDir())
+	pidfd, err := unix.PidfdOpen(e.shimPid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	e.client.Close()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 10_000); n != 1 {
+		t.Errorf("the shim has not ended: %v", err)
+	}
+}
+
 // serve runs on a socket that is handed to it, and outlives its caller's pipes.
 func TestServeOnInheritedSocket(t *testing.T) {
 	needRoot(t)

@@ -54,8 +54,12 @@ func overlayOptions() (options []string) {
 
 // tryOverlayIn tries an overlay of directories that it makes in root and removes.
 func tryOverlayIn(root string, options []string) (err error) {
-	dir, err := os.MkdirTemp(root, ".probe-*")
-	if err != nil {
+	// One name, so that what a killed process left goes with the next probe.
+	dir := filepath.Join(root, ".probe")
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("probe overlay: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("probe overlay: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()

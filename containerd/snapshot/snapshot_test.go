@@ -213,6 +213,10 @@ func TestProbeOverlay(t *testing.T) {
 		t.Skip("making an overlay needs root")
 	}
 	root := t.TempDir()
+	// What a probe left that was killed goes too.
+	if err := os.MkdirAll(filepath.Join(root, ".probe", "lower"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	o, err := OpenOverlay(root, OverlayOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -48,9 +48,17 @@ func Open(ctx context.Context, deps Deps, cfg Config) (*Manager, error) {
 
 // load is the part of Open that works on the Manager.
 func (m *Manager) load(ctx context.Context) error {
+	var found []string // directories of containers, all made by an earlier process
 	for dir, perm := range map[string]os.FileMode{filepath.Dir(m.dir("x")): 0o710, filepath.Dir(m.runDir("x")): 0o700} {
 		if err := os.MkdirAll(dir, perm); err != nil {
 			return err
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			found = append(found, filepath.Join(dir, e.Name()))
 		}
 	}
 	began := time.Now() // no container can be made before this
@@ -60,7 +68,7 @@ func (m *Manager) load(ctx context.Context) error {
 	}
 	m.store = store
 	m.life, m.end = context.WithCancel(m.in(context.WithoutCancel(ctx)))
-	if err := m.restore(m.in(ctx), records, began); err != nil {
+	if err := m.restore(m.in(ctx), records, found, began); err != nil {
 		m.end()
 		m.wg.Wait()
 		return errors.Join(err, store.close())
@@ -69,7 +77,7 @@ func (m *Manager) load(ctx context.Context) error {
 	return nil
 }
 
-func (m *Manager) restore(ctx context.Context, records []*record, began time.Time) error {
+func (m *Manager) restore(ctx context.Context, records []*record, found []string, began time.Time) error {
 	states, err := m.Services.Tasks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
@@ -130,7 +138,7 @@ func (m *Manager) restore(ctx context.Context, records []*record, began time.Tim
 			m.wg.Go(func() { m.sweepTask(id) })
 		}
 	}
-	m.wg.Go(func() { m.sweep(began) })
+	m.wg.Go(func() { m.sweep(found, began) })
 	return nil
 }
 
@@ -296,29 +304,22 @@ func (m *Manager) ownsTask(ctx context.Context, id string) bool {
 	return err == nil && c.Labels[labelContainer] == id
 }
 
-// sweep removes directories, snapshots and specs that no record refers to. It
-// looks before it compares, and a container's things are made before its
-// record: what is younger than began is left alone.
-func (m *Manager) sweep(began time.Time) {
-	for _, root := range []string{filepath.Dir(m.dir("x")), filepath.Dir(m.runDir("x"))} {
-		dirs, err := os.ReadDir(root)
-		if err != nil {
-			m.Log.Warn("cannot sweep", "path", root, "err", err)
+// sweep removes the found directories, and the snapshots and specs, that no record
+// refers to. A container's things are made before its record: what is younger than
+// began, or was not there when found was read before that, is left alone.
+func (m *Manager) sweep(found []string, began time.Time) {
+	for _, path := range found {
+		if m.known(filepath.Base(path)) {
 			continue
 		}
-		for _, d := range dirs {
-			fi, err := d.Info()
-			if err != nil || m.known(d.Name()) || fi.ModTime().After(began.Add(-time.Second)) {
-				continue
-			}
-			if root == filepath.Dir(m.runDir("x")) {
-				err = m.removeRunDir(d.Name())
-			} else {
-				err = os.RemoveAll(filepath.Join(root, d.Name()))
-			}
-			if err != nil {
-				m.Log.Warn("cannot remove a directory that was left over", "path", d.Name(), "err", err)
-			}
+		var err error
+		if filepath.Dir(path) == filepath.Dir(m.runDir("x")) {
+			err = m.removeRunDir(filepath.Base(path))
+		} else {
+			err = os.RemoveAll(path)
+		}
+		if err != nil {
+			m.Log.Warn("cannot remove a directory that was left over", "path", path, "err", err)
 		}
 	}
 	if sn := m.Services.Snapshotter(m.cfg.Snapshotter); sn != nil {

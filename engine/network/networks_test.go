@@ -226,6 +226,23 @@ func TestPruneFilter(t *testing.T) {
 	}
 }
 
+// A record that could not be marked as being removed goes with the removal.
+func TestForgetWithoutRetire(t *testing.T) {
+	s, err := openStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.putSandbox(&sandboxRecord{SandboxID: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.forget(s.sandboxPath("a")); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(s.sandboxPath("a"))); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
 func TestRecordsOfAnotherVersion(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "network")
 	m := openBare(t, dir)

@@ -132,13 +132,15 @@ func (s *store) retire(path string) error {
 	return err
 }
 
-// forget removes a retired record.
+// forget removes a retired record, also one that could not be retired. No other
+// has its name: every sandbox and every network has an ID of its own.
 func (s *store) forget(path string) error {
-	err := os.Remove(strings.TrimSuffix(path, liveSuffix) + goneSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	for _, name := range []string{path, strings.TrimSuffix(path, liveSuffix) + goneSuffix} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // load reads the records of one kind, those being removed apart. Sandbox files

@@ -24,6 +24,9 @@ type Config struct {
 	// Waits tells of a method whose calls only wait for something: they are no
 	// work, and a handed-over Server calls Handle for them again.
 	Waits func(method string) bool
+	// Deserted is called when the last connection has ended and no call is being
+	// answered, if there has been one; nil for nothing. Connections may come later.
+	Deserted func()
 	// Gate is entered for the time of each call; nil for none.
 	Gate *handover.Gate
 	Log  *slog.Logger
@@ -39,7 +42,8 @@ type Server struct {
 
 	mu       sync.Mutex // guards the fields below
 	conns    map[*conn]struct{}
-	calls    int // being answered, without those that wait
+	calls    int  // being answered, without those that wait
+	used     bool // there has been a call
 	closed   bool
 	answered chan struct{} // closed when closed is set and there are no calls
 	ended    bool          // answered is closed
@@ -98,9 +102,11 @@ func (s *Server) awaitHangup() {
 }
 
 func (s *Server) countCalls(n int, closed bool) {
+	defer s.checkDeserted()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls += n
+	s.used = s.used || n > 0
 	s.closed = s.closed || closed
 	if s.closed && s.calls == 0 && !s.ended {
 		s.ended = true
@@ -179,7 +185,17 @@ func (s *Server) add(c *conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 		c.file.Close()
+		s.checkDeserted()
 	})
+}
+
+func (s *Server) checkDeserted() {
+	s.mu.Lock()
+	deserted := s.used && len(s.conns) == 0 && s.calls == 0 && !s.closed
+	s.mu.Unlock()
+	if deserted && s.cfg.Deserted != nil {
+		s.cfg.Deserted()
+	}
 }
 
 // conn is one connection.
