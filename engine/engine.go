@@ -95,6 +95,9 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		},
 		InUse: e.imageUsers,
 	})
+	if err := e.images.Abandon(ctx); err != nil {
+		log.Warn("cannot give up interrupted image operations", "err", err)
+	}
 	e.containers, err = container.Open(ctx, container.Deps{
 		Services: svc,
 		Images:   images{e.images},

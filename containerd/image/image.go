@@ -80,12 +80,35 @@ const cleanupTime = 30 * time.Second
 
 // WithLease returns ctx under a lease that holds what is created with it.
 // Release ends the lease; it works after ctx has ended. A ctx that is under a
-// lease already is returned as it is.
+// lease already is returned as it is. If the process dies, what the lease holds is
+// garbage at the next Abandon.
 func WithLease(ctx context.Context, svc *containerd.Services) (_ context.Context, release func() error, err error) {
+	return withLease(ctx, svc, leases.WithLabel(labelOperation, "true"))
+}
+
+// labelOperation marks leases whose operation nobody goes on with.
+const labelOperation = "lighter/operation"
+
+// Abandon ends the leases of operations that a killed process was at. The leases
+// of pulls stay for their time: the next pull goes on with what they hold.
+func Abandon(ctx context.Context, svc *containerd.Services) error {
+	stale, err := svc.Leases.List(ctx, fmt.Sprintf("labels.%q==true", labelOperation))
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	for _, lease := range stale {
+		if err := svc.Leases.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("release lease: %w", err)
+		}
+	}
+	return nil
+}
+
+func withLease(ctx context.Context, svc *containerd.Services, opts ...leases.Opt) (_ context.Context, release func() error, err error) {
 	if _, ok := leases.FromContext(ctx); ok {
 		return ctx, func() error { return nil }, nil
 	}
-	lease, err := svc.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	lease, err := svc.Leases.Create(ctx, append(opts, leases.WithRandomID(), leases.WithExpiration(leaseTime))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("create lease: %w", err)
 	}

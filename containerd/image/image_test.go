@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -447,4 +448,23 @@ func FuzzParseDocument(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a killed process held for itself is garbage at the next start.
+func TestAbandon(t *testing.T) {
+	svc, _ := imagetest.Services(t)
+	ctx := testCtx(t)
+	if _, _, err := image.WithLease(ctx, svc); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.Leases.Create(ctx, leases.WithID("foreign")); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Abandon(ctx, svc); err != nil {
+		t.Fatal(err)
+	}
+	left, err := svc.Leases.List(ctx)
+	if err != nil || len(left) != 1 || left[0].ID != "foreign" {
+		t.Errorf("leases = %v, %v, want the foreign one", left, err)
+	}
 }

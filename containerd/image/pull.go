@@ -53,7 +53,7 @@ type Pulled struct {
 // platform; Unauthenticated and PermissionDenied from the registry;
 // InvalidArgument for an image that is malformed.
 func Pull(ctx context.Context, svc *containerd.Services, ref string, o PullOptions) (Pulled, error) {
-	ctx, release, err := WithLease(ctx, svc)
+	ctx, release, err := withLease(ctx, svc) // outlives the process: the next pull goes on
 	if err != nil {
 		return Pulled{}, fmt.Errorf("pull %q: %w", ref, err)
 	}

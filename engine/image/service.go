@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"lighter/containerd"
+	cimage "lighter/containerd/image"
 )
 
 // Deps is what a Service is made of.
@@ -172,3 +173,9 @@ func (s *Service) images() images.Store   { return s.svc.Images }
 
 // now is the creation time given to new images.
 func now() time.Time { return time.Now().UTC() }
+
+// Abandon gives up what a killed engine was loading, committing or importing, so
+// that its content is collected. Call it before the first operation.
+func (s *Service) Abandon(ctx context.Context) error {
+	return cimage.Abandon(s.ctx(ctx), s.svc)
+}

@@ -225,7 +225,7 @@ func (w *world) check(p Point, v verb, killed bool, wrong func(string, ...any), 
 	if o, err = w.look(); err != nil {
 		wrong("%v", err)
 	}
-	for _, s := range w.clean(o) {
+	for _, s := range w.clean(o, v.resumes && !e.Acked) {
 		wrong("%s", s)
 	}
 	if s := w.screams(); s != "" {

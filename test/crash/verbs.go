@@ -22,6 +22,8 @@ type verb struct {
 	runs string
 	// verify are command lines that succeed whenever after holds.
 	verify [][]string
+	// resumes says that what an interrupted call has stored is kept for the next.
+	resumes bool
 }
 
 // claim is what should hold of the objects; it returns what does not, or "".
@@ -131,7 +133,7 @@ func generator(registry, dir string) []verb {
 			verify: [][]string{{"run", "--rm", "ximage", "cat", "/etc/passwd", "/mark"}}},
 		{name: "tag", args: []string{"tag", "busybox", "ximage:latest"},
 			before: image("ximage:latest", false), after: image("ximage:latest", true), verify: whole("ximage")},
-		{name: "pull", args: []string{"pull", remote},
+		{name: "pull", args: []string{"pull", remote}, resumes: true,
 			before: image(remote+":latest", false), after: image(remote+":latest", true), verify: whole(remote)},
 		{name: "push", setup: [][]string{{"load", "-i", filepath.Join(dir, "fixture.tar")}}, args: []string{"push", remote},
 			before: image(remote+":latest", true), after: image(remote+":latest", true), verify: whole(remote)},
