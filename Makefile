@@ -1,4 +1,4 @@
-# Lighter: five static programs and docker-init.  make, make test, make demo, make lint, make bench
+# Lighter: five static programs and docker-init.  make, make test, make demo, make lint, make bench, make crash
 
 SHELL   := /bin/bash
 GO      ?= go
@@ -16,7 +16,7 @@ export GOTOOLCHAIN ?= local
 # golangci-lint pins old analysers; vet and staticcheck say the same with less.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: man all build clean test test-unit test-integration test-all lint demo bench install help
+.PHONY: man all build clean test test-unit test-integration test-all lint demo crash bench install help
 
 all: build
 
@@ -51,6 +51,10 @@ man: ## docker's manual pages, in man/man1
 
 demo: build ## shows the main job on a private daemon, then cleans up
 	./test/demo
+
+crash: build ## commits N faults chosen by SEED, or the one that POINT names (docs/RELIABILITY.md)
+	LIGHTER_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout=24h -v -run TestKillPoints ./test/crash -args \
+		-crash.n=$(or $(N),1000) -crash.seed=$(or $(SEED),1) -crash.point='$(POINT)' -crash.history=$(or $(HISTORY),/tmp/lighter-crash.jsonl)
 
 bench: build ## ours against the stock engine, into docs/BENCHMARKS.md's table
 	./test/bench/run

@@ -288,7 +288,8 @@ func (m *Manager) Release(ctx context.Context, containerID string) error {
 		m.announceEndpoints(events.ActionDisconnect, containerID, sb.rec.Endpoints...)
 	}
 	path := m.store.sandboxPath(sb.rec.SandboxID)
-	errs = append(errs, m.store.retire(path), m.unlinkNamespace(sb.rec))
+	// The record is retired last: what comes before it is done again after a crash.
+	errs = append(errs, m.unlinkNamespace(sb.rec), m.store.retire(path))
 	m.unreserve(containerID)
 	m.reap(path, linksOf(sb.rec.Endpoints))
 	if err := errors.Join(errs...); err != nil {

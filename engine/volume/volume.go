@@ -119,6 +119,9 @@ func Open(root string, publisher Publisher, log *slog.Logger) (*Store, error) {
 		if !d.IsDir() || !validName.MatchString(d.Name()) {
 			continue
 		}
+		if os.Remove(path) == nil {
+			continue // empty: a creation that was cut short by the end of the process
+		}
 		meta, err := load(path)
 		if err != nil {
 			log.Error("cannot load volume", "volume", d.Name(), "err", err)

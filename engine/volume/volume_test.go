@@ -191,3 +191,17 @@ func blocks(t *testing.T, path string) int64 {
 	}
 	return st.Blocks * 512
 }
+
+// What a process made that was killed before it could name a volume is no volume.
+func TestOpenSweepsEmptyDirectory(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "half"), 0o701); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(root, nil, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}

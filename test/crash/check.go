@@ -323,9 +323,6 @@ func (w *world) clean(o objects, resumes bool) []string {
 		})
 		return strings.Join(diff, "\n")
 	})
-	if resumes {
-		w.base = w.d.State(w.t)
-	}
 	for _, line := range diff {
 		problems = append(problems, "left behind: "+line)
 	}

@@ -194,7 +194,7 @@ func (w *world) check(p Point, v verb, killed bool, wrong func(string, ...any), 
 		if harmed && container(v.runs, "exited", "created")(o) == "" {
 			return ""
 		}
-		if e.Acked {
+		if e.Acked && !v.lenient {
 			return "acknowledged, but " + after
 		}
 		before := v.before(o)
