@@ -35,8 +35,21 @@ func (i images) Resolve(ctx context.Context, ref string, platform *ocispec.Platf
 		Name:       img.Name,
 		ChainID:    img.ChainID.String(),
 		Config:     img.Config,
-		Descriptor: &img.Manifest,
+		Descriptor: withPlatform(img),
 	}, nil
+}
+
+// withPlatform describes the image's manifest, and names the platform that its
+// configuration is for, as the Engine API does.
+func withPlatform(img image.Image) *ocispec.Descriptor {
+	d := img.Manifest
+	if d.Platform == nil {
+		d.Platform = &ocispec.Platform{
+			OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
+			OSVersion: img.Config.OSVersion, OSFeatures: img.Config.OSFeatures,
+		}
+	}
+	return &d
 }
 
 // networks is the network manager as containers see it.

@@ -158,7 +158,7 @@ func (m *Manager) ExecStart(ctx context.Context, id string, opts ExecStartOption
 		x.req.ConsoleSize = opts.ConsoleSize
 	}
 	s := &AttachSession{
-		Raw: x.req.Tty, m: m, e: e, stdin: x.req.AttachStdin, detached: events.ActionExecDetach, execID: x.id,
+		Raw: opts.TTY, m: m, e: e, stdin: x.req.AttachStdin, detached: events.ActionExecDetach, execID: x.id,
 		ready: make(chan *shimio.Conn, 1),
 	}
 	if x.req.Tty {
@@ -423,8 +423,15 @@ func (m *Manager) ExecResize(ctx context.Context, id string, height, width uint3
 	if pid == 0 {
 		return invalid("exec process is not started")
 	}
-	if err := m.Services.Tasks.ResizePty(m.in(ctx), x.container, x.id, width, height); err != nil {
-		return fmt.Errorf("resize terminal of exec %s: %w", x.id, err)
+	err = m.Services.Tasks.ResizePty(m.in(ctx), x.container, x.id, width, height)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if e, lerr := m.lookup(x.container); lerr == nil && e.rec.Load().State != Running && e.rec.Load().State != Paused {
+		return notRunning(x.container)
+	}
+	if errdefs.IsNotFound(err) { // it ended first
+		return conflict("exec %s is not running", x.id)
+	}
+	return fmt.Errorf("resize terminal of exec %s: %w", x.id, err)
 }

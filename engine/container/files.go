@@ -271,7 +271,7 @@ func (m *Manager) ArchiveGet(ctx context.Context, ref, name string) (io.ReadClos
 	if dirWanted(name) && stat.LinkTarget != "" {
 		source = stat.LinkTarget // the directory behind the link
 	}
-	if strings.HasSuffix(name, "/.") || source == "/" {
+	if strings.HasSuffix(name, "/.") {
 		entry = "."
 	}
 	if entry == "/" {

@@ -311,7 +311,7 @@ func (m *Manager) volumesFrom(spec string) ([]mountPoint, error) {
 	}
 	e, err := m.lookup(ref)
 	if err != nil {
-		return nil, err
+		return nil, invalid("%s", err) // what is wrong is the request, not its path
 	}
 	shared := slices.Clone(e.rec.Load().Mounts)
 	for i := range shared {

@@ -1,7 +1,11 @@
 package server
 
 import (
+	"errors"
+	"maps"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,6 +40,10 @@ func (s *Server) containerCreate(w http.ResponseWriter, r *request) error {
 	if err := r.decode(&body, false); err != nil {
 		return err
 	}
+	if !r.atLeast(44) && body.NetworkingConfig != nil && len(body.NetworkingConfig.EndpointsConfig) > 1 {
+		return invalid("Container cannot be created with multiple network endpoints: %s",
+			strings.Join(slices.Sorted(maps.Keys(body.NetworkingConfig.EndpointsConfig)), ", "))
+	}
 	if body.Config == nil {
 		return invalid("config cannot be empty in order to create a container")
 	}
@@ -63,6 +71,9 @@ func (s *Server) containerInspect(w http.ResponseWriter, r *request) error {
 	c, err := s.backends.Containers.Inspect(r.Context(), r.vars["name"], r.flag("size"))
 	if err != nil {
 		return err
+	}
+	if !r.atLeast(48) {
+		c.ImageManifestDescriptor = nil
 	}
 	if r.atLeast(52) {
 		return writeJSON(w, http.StatusOK, c)
@@ -172,13 +183,26 @@ func (s *Server) containerResize(w http.ResponseWriter, r *request) error {
 }
 
 func (r *request) size() (height, width uint32, err error) {
-	if height, err = r.uint32("h"); err != nil {
-		return 0, 0, invalid("invalid resize height %q: %v", r.query.Get("h"), errNotANumber)
+	if height, err = parseSize(r.query.Get("h")); err != nil {
+		return 0, 0, invalid("invalid resize height %q: %v", r.query.Get("h"), err)
 	}
-	if width, err = r.uint32("w"); err != nil {
-		return 0, 0, invalid("invalid resize width %q: %v", r.query.Get("w"), errNotANumber)
+	if width, err = parseSize(r.query.Get("w")); err != nil {
+		return 0, 0, invalid("invalid resize width %q: %v", r.query.Get("w"), err)
 	}
 	return height, width, nil
+}
+
+// parseSize reads a height or width. A whole number that is negative or too
+// large is ErrRange, all else ErrSyntax.
+func parseSize(value string) (uint32, error) {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err == nil && n >= 0 && n <= math.MaxUint32 {
+		return uint32(n), nil
+	}
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return 0, strconv.ErrRange
+	}
+	return 0, strconv.ErrSyntax
 }
 
 func (s *Server) commit(w http.ResponseWriter, r *request) error {

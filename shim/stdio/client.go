@@ -63,7 +63,7 @@ func newClient(conn *net.UnixConn, tty bool, req shimio.Request) (*client, error
 	}
 	c := &client{
 		conn: conn, raw: raw, limit: clientBuffer, finished: make(chan struct{}),
-		framed: req.Framed && !tty,
+		framed: req.Framed,
 		stdout: req.Stdout || tty && req.Stderr,
 		stderr: req.Stderr,
 	}

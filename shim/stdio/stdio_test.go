@@ -360,7 +360,7 @@ func TestDrainIsBounded(t *testing.T) {
 
 func TestTerminal(t *testing.T) {
 	e := newEnv(t, shimio.Stdio{Stdin: true, StdinOnce: true, LogDriver: "json-file"}, true)
-	c := e.dial(shimio.Request{Stdin: true, Stdout: true, Framed: true})
+	c := e.dial(shimio.Request{Stdin: true, Stdout: true})
 	if !c.TTY {
 		t.Error("the response does not tell of a terminal")
 	}
