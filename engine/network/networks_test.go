@@ -251,17 +251,27 @@ func TestRecordsOfAnotherVersion(t *testing.T) {
 	path := filepath.Join(dir, "networks", host.ID+".json")
 	cfg := DefaultConfig(dir)
 	cfg.Bridge, cfg.Firewall, cfg.IPForward = "none", false, false
-	for content, class := range map[string]func(error) bool{
-		`{"Version":2}`: errdefs.IsFailedPrecondition,
-		`{"Version":`:   errdefs.IsDataLoss,
-		``:              errdefs.IsDataLoss,
-	} {
+	if err := os.WriteFile(path, []byte(`{"Version":2}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), cfg, slog.New(slog.DiscardHandler)); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Open(record of a newer version) = %v", err)
+	}
+	// A damaged record costs its own network alone; a predefined one is made anew.
+	for _, content := range []string{`{"Version":`, ``, `[]`} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(context.Background(), cfg, slog.New(slog.DiscardHandler)); !class(err) {
-			t.Errorf("Open(record %q) = %v", content, err)
+		m := openBare(t, dir)
+		again, err := m.Inspect(context.Background(), "host")
+		if err != nil || again.ID == host.ID {
+			t.Errorf("after record %q: host = %v, %v", content, again.ID, err)
 		}
+		m.Close(context.Background(), false)
+		if aside, err := os.ReadFile(path + ".corrupt"); err != nil || string(aside) != content {
+			t.Errorf("set aside: %q, %v", aside, err)
+		}
+		os.Remove(filepath.Join(dir, "networks", again.ID+".json"))
 	}
 	os.Remove(path)
 	// Sandboxes that a power cut tore are dropped, and so are strangers.

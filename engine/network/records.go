@@ -22,6 +22,7 @@ import (
 //
 //	networks/<network ID>.json    networkRecord, synced
 //	networks/<network ID>.gone    the same, of a network being removed
+//	networks/<network ID>.json.corrupt    one that could not be read, kept for people
 //	sandboxes/<sandbox ID>.json   sandboxRecord, not synced
 //	sandboxes/<sandbox ID>.gone   the same, of a sandbox being removed
 //	forwarding, forwarding6       the boot ID for which it was turned on
@@ -82,6 +83,7 @@ type store struct {
 const (
 	liveSuffix = ".json"
 	goneSuffix = ".gone"
+	badSuffix  = ".corrupt"
 )
 
 func openStore(dir string, log *slog.Logger) (*store, error) {
@@ -144,8 +146,9 @@ func (s *store) forget(path string) error {
 }
 
 // load reads the records of one kind, those being removed apart. Sandbox files
-// that cannot be read are from before a power cut and dropped; a network file
-// that cannot be read is an error.
+// that cannot be read are from before a power cut and dropped. A network file
+// that cannot be read is set aside and its loss logged: the others keep working.
+// The record of a newer version is an error, so that going back harms nothing.
 func load[R any](s *store, kind string, version func(*R) int) (live, gone []*R, err error) {
 	dir := filepath.Join(s.dir, kind)
 	entries, err := os.ReadDir(dir)
@@ -155,6 +158,9 @@ func load[R any](s *store, kind string, version func(*R) int) (live, gone []*R, 
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		ext := filepath.Ext(e.Name())
+		if ext == badSuffix {
+			continue
+		}
 		if ext != liveSuffix && ext != goneSuffix {
 			os.Remove(path) // left by a write that a crash cut off
 			continue
@@ -173,7 +179,10 @@ func load[R any](s *store, kind string, version func(*R) int) (live, gone []*R, 
 		}
 		switch {
 		case err != nil && kind == "networks" && ext == liveSuffix:
-			return nil, nil, fmt.Errorf("read network record %q: %w: %w", path, errdefs.ErrDataLoss, err)
+			s.log.Error("a network is lost: its record is damaged and set aside", "path", path+badSuffix, "err", err)
+			if err := os.Rename(path, path+badSuffix); err != nil {
+				return nil, nil, fmt.Errorf("set aside damaged network record: %w", err)
+			}
 		case err != nil:
 			s.log.Warn("drop unreadable network record", "path", path, "err", err)
 			os.Remove(path)
