@@ -77,14 +77,6 @@ func isTrue(s string) bool {
 	return true
 }
 
-func (r *request) uint32(key string) (uint32, error) {
-	n, err := strconv.ParseUint(r.query.Get(key), 10, 32)
-	if err != nil {
-		return 0, invalid("invalid %s %q: not a number", key, r.query.Get(key))
-	}
-	return uint32(n), nil
-}
-
 // seconds reads an optional whole number of seconds; nil when absent.
 func (r *request) seconds(key string) (*int, error) {
 	value := r.query.Get(key)

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -12,8 +11,6 @@ import (
 
 	"lighter/engine/container"
 )
-
-var errNotANumber = errors.New("invalid syntax")
 
 func (s *Server) containerWait(w http.ResponseWriter, r *request) error {
 	condition := containertypes.WaitCondition(r.query.Get("condition"))
