@@ -147,10 +147,6 @@ func TestBadFields(t *testing.T) {
 		return badRequest{"POST", "/containers/create?name=" + name, `{"Image":"busybox","Cmd":["true"]` + config + `}`, 400, ""}
 	}
 	with := func(b badRequest, message string) badRequest { b.message = message; return b }
-	status := func(b badRequest, status int, message string) badRequest {
-		b.status, b.message = status, message
-		return b
-	}
 	d.Settle(t)
 	host := func(fields string) badRequest { return create("new", `,"HostConfig":{`+fields+`}`) }
 	for _, tc := range []badRequest{
@@ -188,7 +184,7 @@ func TestBadFields(t *testing.T) {
 		with(host(`"Mounts":[{"Type":"tmpfs","Source":"x","Target":"/mnt"}]`), `invalid mount config for type "tmpfs": field Source must not be specified`),
 		with(host(`"Mounts":[{"Type":"other","Target":"/mnt"}]`), `invalid mount config for type "other": mount type unknown`),
 		with(host(`"Tmpfs":{"relative":""}`), "invalid"),
-		status(host(`"VolumesFrom":["nobody"]`), 404, "No such container: nobody"),
+		with(host(`"VolumesFrom":["nobody"]`), "No such container: nobody"),
 		with(create("new", `,"Volumes":{"relative":{}}`), "invalid"),
 		// resources and modes
 		with(host(`"Memory":1048576`), "Minimum memory limit allowed is 6MB"),

@@ -202,10 +202,14 @@ func TestTerminal(t *testing.T) {
 					t.Errorf("the terminal shows %q, want %q in it", screen.text(), want)
 				}
 			}
-			if err := pty.Setsize(term, &pty.Winsize{Rows: 40, Cols: 120}); err != nil {
-				t.Fatal(err)
-			}
 			harness.Eventually(t, 10*time.Second, "the new size", func() bool {
+				// Twice, so that each try is a change: the stock command line listens
+				// for changes only some time after the shell has started.
+				for _, rows := range []uint16{39, 40} {
+					if err := pty.Setsize(term, &pty.Winsize{Rows: rows, Cols: 120}); err != nil {
+						t.Fatal(err)
+					}
+				}
 				screen.send(t, "stty size\n")
 				return strings.Contains(screen.text(), "40 120")
 			})
