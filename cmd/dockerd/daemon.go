@@ -105,6 +105,7 @@ func serve(ctx context.Context, cfg *config, state *daemonState, hangups, dumps 
 		MinAPIVersion: cfg.MinAPIVersion,
 		Experimental:  cfg.Experimental,
 		Authorization: authorization,
+		BuildKit:      func() bool { return !state.classicBuilder.Load() },
 		Debug:         func() bool { return state.level.Level() <= slog.LevelDebug },
 	}, log.With("component", "api"))
 	if err != nil {

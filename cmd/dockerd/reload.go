@@ -18,12 +18,15 @@ import (
 type daemonState struct {
 	level           *slog.LevelVar
 	shutdownSeconds atomic.Int64
+	classicBuilder  atomic.Bool // clients are told to build without BuildKit
 }
 
 func (s *daemonState) apply(cfg *config) {
 	level, _ := parseLevel(cfg.LogLevel) // checked
 	s.level.Set(level)
 	s.shutdownSeconds.Store(int64(cfg.ShutdownTimeout))
+	buildKit, set := cfg.Features["buildkit"]
+	s.classicBuilder.Store(set && !buildKit)
 }
 
 // reload reads the configuration again and takes over the keys that may change

@@ -236,6 +236,15 @@ func dirWanted(name string) bool {
 	return strings.HasSuffix(name, "/") || name == "." || strings.HasSuffix(name, "/.")
 }
 
+// entryName returns how the archive of name calls it: by its last component, which
+// is "." for the contents of a directory and "/" for the root.
+func entryName(name string) string {
+	if base := path.Base(name); base != ".." {
+		return base
+	}
+	return path.Base(path.Clean("/" + name))
+}
+
 // fileError words a failure to find a file as clients expect it.
 func fileError(err error, ref, name string) error {
 	if errors.Is(err, os.ErrNotExist) {
@@ -251,7 +260,7 @@ func fileError(err error, ref, name string) error {
 
 // ArchiveGet returns the file or directory that name means in the container as a
 // tar stream, which must be closed, and describes it. The stream's entries begin
-// with the last component of name; with "dir/." they hold the contents.
+// with the last component of name; those of "dir/." with "./", of "/" with "/".
 func (m *Manager) ArchiveGet(ctx context.Context, ref, name string) (io.ReadCloser, api.PathStat, error) {
 	e, err := m.lookup(ref)
 	if err != nil {
@@ -267,15 +276,9 @@ func (m *Manager) ArchiveGet(ctx context.Context, ref, name string) (io.ReadClos
 		root.Close()
 		return nil, stat, err
 	}
-	source, entry := path.Clean("/"+name), path.Base(path.Clean("/"+name))
+	source, entry := path.Clean("/"+name), entryName(name)
 	if dirWanted(name) && stat.LinkTarget != "" {
 		source = stat.LinkTarget // the directory behind the link
-	}
-	if strings.HasSuffix(name, "/.") {
-		entry = "."
-	}
-	if entry == "/" {
-		entry = "."
 	}
 	pr, pw := io.Pipe()
 	go func() { // ends when the reader is closed

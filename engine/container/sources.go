@@ -161,8 +161,10 @@ func openPart(dir, sub string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.OpenFile(sub, unix.O_PATH)
+	f, err := root.OpenWithin(sub, unix.O_PATH)
 	switch {
+	case errors.Is(err, unix.EXDEV):
+		return nil, invalid("path concatenation escapes the base directory, base: %s, subpath: %s", dir, sub)
 	case errors.Is(err, os.ErrNotExist):
 		return nil, invalid("%s", err)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):

@@ -230,7 +230,7 @@ func (r *request) decodeBody(v any, optional bool) error {
 			if optional {
 				return nil
 			}
-			return invalid("invalid JSON: got EOF while reading request body")
+			return invalid("invalid JSON: EOF")
 		}
 		if body.N <= 0 {
 			return invalid("request body is larger than %d bytes", maxJSONBody)

@@ -236,6 +236,12 @@ func (s *Server) volumePrune(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if !r.atLeast(42) { // which knew no difference between anonymous volumes and others
+		if filters == nil {
+			filters = map[string]map[string]bool{}
+		}
+		filters["all"] = map[string]bool{"true": true}
+	}
 	report, err := s.backends.Volumes.Prune(r.Context(), filters)
 	if err != nil {
 		return err

@@ -32,6 +32,9 @@ type Config struct {
 	Experimental bool
 	// Authorization is asked about each request; nil allows all.
 	Authorization *authz.Chain
+	// BuildKit reports whether clients are told to build with BuildKit; nil means
+	// always.
+	BuildKit func() bool
 	// Debug reports whether /debug is served; nil means never.
 	Debug func() bool
 }
@@ -54,6 +57,7 @@ type Server struct {
 	min, max apiVersion
 	header   http.Header // on every response
 	authz    *authz.Chain
+	buildKit func() bool
 	trial    bool // experimental routes are served
 	debug    func() bool
 	log      *slog.Logger
@@ -80,6 +84,7 @@ func New(b Backends, cfg Config, log *slog.Logger) (*Server, error) {
 		min:      lowest,
 		max:      mustVersion(version.APIMax),
 		authz:    cfg.Authorization,
+		buildKit: cfg.BuildKit,
 		trial:    cfg.Experimental,
 		debug:    cfg.Debug,
 		log:      log,

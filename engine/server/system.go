@@ -15,7 +15,10 @@ import (
 
 func (s *Server) ping(w http.ResponseWriter, r *request) error {
 	h := w.Header()
-	h.Set("Builder-Version", "2") // clients may use BuildKit
+	h.Set("Builder-Version", "2") // BuildKit
+	if s.buildKit != nil && !s.buildKit() {
+		h.Set("Builder-Version", "1")
+	}
 	h.Set("Swarm", "inactive")
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")

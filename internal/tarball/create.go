@@ -64,7 +64,7 @@ func (w *Writer) Close() error {
 
 // Add writes what p names inside root, its last component not followed, as the
 // entry name; a directory with all below it. With name "" only the contents
-// of the directory are written.
+// of the directory are written; "." and "/" begin the names of all entries.
 func (w *Writer) Add(ctx context.Context, root *os.File, p, name string) error {
 	dir, base := split(path.Clean("/" + p)[1:])
 	fd, err := openIn(int(root.Fd()), dir, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -103,13 +103,22 @@ func (w *Writer) children(ctx context.Context, dir int, name string) error {
 			continue
 		}
 		if err == nil {
-			err = w.tree(ctx, dir, n, path.Join(name, n), &st)
+			err = w.tree(ctx, dir, n, below(name, n), &st)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// below names the entry base of the directory name, which "." and "/" stay the
+// beginning of.
+func below(name, base string) string {
+	if name == "" || name == "/" {
+		return name + base
+	}
+	return name + "/" + base
 }
 
 // tree writes one entry and, for a directory, those below.
@@ -146,7 +155,7 @@ func (w *Writer) dir(fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	hdr, err := w.header(name+"/", &st)
+	hdr, err := w.header(below(name, ""), &st)
 	if err != nil {
 		return err
 	}

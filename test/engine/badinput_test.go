@@ -115,7 +115,7 @@ func TestBadBody(t *testing.T) {
 				})
 			}
 			if !route.optional {
-				badRequest{"POST", route.target, "", 400, "invalid JSON: got EOF while reading request body"}.refuse(t, d)
+				badRequest{"POST", route.target, "", 400, "invalid JSON: EOF"}.refuse(t, d)
 			}
 			for contentType, message := range map[string]string{
 				"text/plain":                        "unsupported Content-Type header (text/plain): must be 'application/json'",

@@ -205,7 +205,7 @@ func (a Attachment) open() (*os.File, error) {
 			return nil, err
 		}
 		defer dir.Close()
-		return dir.OpenFile(a.Subpath, unix.O_PATH)
+		return dir.OpenWithin(a.Subpath, unix.O_PATH)
 	}
 	image, err := View(a.Layers)
 	if err != nil {
@@ -215,7 +215,7 @@ func (a Attachment) open() (*os.File, error) {
 		return image.dir, err
 	}
 	defer image.Close()
-	return image.OpenFile(a.Subpath, unix.O_PATH)
+	return image.OpenWithin(a.Subpath, unix.O_PATH)
 }
 
 // target opens the mount point for tree, and makes it unless readOnly.

@@ -321,14 +321,24 @@ const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 // OpenFile opens the file that name means inside the root. Links lead no further
 // than the root. flags may not create files.
 func (r *Root) OpenFile(name string, flags int) (*os.File, error) {
-	f, err := openat2(r.dir, name, flags)
+	return r.open(name, flags, resolve)
+}
+
+// OpenWithin is OpenFile for a path that must lie inside the root as it is: a link
+// that leads out, or is absolute, is refused with EXDEV.
+func (r *Root) OpenWithin(name string, flags int) (*os.File, error) {
+	return r.open(name, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+func (r *Root) open(name string, flags int, resolve uint64) (*os.File, error) {
+	f, err := openat2(r.dir, name, flags, resolve)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return f, nil
 }
 
-func openat2(dir *os.File, name string, flags int) (*os.File, error) {
+func openat2(dir *os.File, name string, flags int, resolve uint64) (*os.File, error) {
 	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: resolve}
 	if name = strings.TrimLeft(path.Clean("/"+name), "/"); name == "" {
 		name = "."
