@@ -59,9 +59,8 @@ func TestMountKinds(t *testing.T) {
 		if got := d.OK("run", "--rm", "--mount", "type=volume,src=vol,dst=/d,volume-subpath=file,ro", "busybox", "sh", "-c", "cat /d; echo y >>/d || echo kept"); got != "x\nkept" {
 			t.Errorf("a file: %q", got)
 		}
-		// A link up leads to the volume's own root, which has no etc.
 		r := d.Docker("run", "--rm", "--mount", "type=volume,src=vol,dst=/d,volume-subpath=a/up", "busybox", "ls", "/d")
-		if r.Code == 0 || !strings.Contains(r.Stderr, "no such file or directory") {
+		if r.Code == 0 || !strings.Contains(r.Stderr, "path concatenation escapes the base directory") {
 			t.Errorf("a link out of the volume: %d %q %q", r.Code, r.Stdout, r.Stderr)
 		}
 		for _, bad := range []string{"../x", "/abs"} {
