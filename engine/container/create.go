@@ -415,10 +415,10 @@ func (m *Manager) copyUp(ctx context.Context, r *record, mounts []mount.Mount) (
 		return err
 	}
 	for _, p := range ready.Mounts {
-		if !p.CopyUp || p.subpath() != "" { // Docker: a part of a volume is used as it is
+		if !p.CopyUp {
 			continue
 		}
-		if _, err := root.CopyUp(p.Destination, p.Source); err != nil {
+		if _, err := root.CopyUp(p.Destination, p.Source, p.subpath()); err != nil {
 			return err
 		}
 	}

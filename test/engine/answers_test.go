@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -68,5 +69,11 @@ func TestAPIAnswers(t *testing.T) {
 	t.Run("one network before 1.44", func(t *testing.T) {
 		badRequest{"POST", "/v1.43/containers/create", `{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`, 400,
 			"Container cannot be created with multiple network endpoints: a, b"}.refuse(t, d)
+	})
+	t.Run("validate beside a working daemon", func(t *testing.T) {
+		out, err := exec.Command(harness.Bin(t, "dockerd"), "--validate", "--config-file", file, "--data-root", d.Dir+"/data").CombinedOutput()
+		if err != nil || string(out) != "configuration OK\n" {
+			t.Errorf("= %v %q", err, out)
+		}
 	})
 }

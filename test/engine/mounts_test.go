@@ -63,6 +63,10 @@ func TestMountKinds(t *testing.T) {
 		if r.Code == 0 || !strings.Contains(r.Stderr, "path concatenation escapes the base directory") {
 			t.Errorf("a link out of the volume: %d %q %q", r.Code, r.Stdout, r.Stderr)
 		}
+		d.OK("run", "--rm", "-v", "vol:/v", "busybox", "mkdir", "/v/bin")
+		if got := d.OK("run", "--rm", "--mount", "type=volume,src=vol,dst=/bin,volume-subpath=bin", "busybox", "ls", "/bin/busybox"); got != "/bin/busybox" {
+			t.Errorf("an empty part is not filled from the image: %q", got)
+		}
 		for _, bad := range []string{"../x", "/abs"} {
 			if r := d.Docker("create", "--mount", "type=volume,src=vol,dst=/d,volume-subpath="+bad, "busybox", "true"); r.Code == 0 || !strings.Contains(r.Stderr, "subpath must be a relative path within the volume") {
 				t.Errorf("subpath %s: %d %q", bad, r.Code, r.Stderr)

@@ -17,8 +17,9 @@ const maxDepth = 512
 // CopyUp copies what the directory name holds into the empty directory dst of
 // the host, with owners, modes, times and extended attributes, and gives dst the
 // owner and mode of name. It reports whether there was such a directory. A dst
-// that is not empty is left alone.
-func (r *Root) CopyUp(name, dst string) (bool, error) {
+// that is not empty is left alone. With sub, it is that part of dst that is filled;
+// one that is missing, no directory or outside of dst counts as not empty.
+func (r *Root) CopyUp(name, dst, sub string) (bool, error) {
 	src, err := r.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
@@ -27,8 +28,16 @@ func (r *Root) CopyUp(name, dst string) (bool, error) {
 		return false, err
 	}
 	defer src.Close()
-	to, err := os.OpenFile(dst, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	whole, err := Dir(dst)
 	if err != nil {
+		return false, err
+	}
+	defer whole.Close()
+	to, err := whole.OpenWithin(sub, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		if sub != "" && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV)) {
+			return false, nil // the start of the container says so
+		}
 		return false, err
 	}
 	defer to.Close()

@@ -102,10 +102,10 @@ func TestCopyUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if found, err := r.CopyUp("/nothing", dst); found || err != nil {
+	if found, err := r.CopyUp("/nothing", dst, ""); found || err != nil {
 		t.Errorf("CopyUp() of nothing = %v, %v", found, err)
 	}
-	if found, err := r.CopyUp("/data", dst); !found || err != nil {
+	if found, err := r.CopyUp("/data", dst, ""); !found || err != nil {
 		t.Fatalf("CopyUp() = %v, %v", found, err)
 	}
 	if got, err := os.ReadFile(filepath.Join(dst, "sub/file")); err != nil || string(got) != "text" {
@@ -118,7 +118,7 @@ func TestCopyUp(t *testing.T) {
 		t.Errorf("mode = %v, %v", fi.Mode(), err)
 	}
 	put(t, filepath.Join(root, "data/new"), "")
-	if found, err := r.CopyUp("/data", dst); found || err != nil { // not empty any more
+	if found, err := r.CopyUp("/data", dst, ""); found || err != nil { // not empty any more
 		t.Errorf("second CopyUp() = %v, %v", found, err)
 	}
 }
