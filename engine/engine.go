@@ -57,6 +57,7 @@ type Engine struct {
 	netOptions map[string]map[string]string
 	keep       atomic.Bool // containers outlive Close
 	builds     *build.Service
+	log        *slog.Logger
 	endCleanUp func() // ends the automatic clean-up and waits for it
 	meter      *meter
 }
@@ -70,7 +71,7 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 			err = errors.Join(err, undo.Run())
 		}
 	}()
-	e := &Engine{events: events.New(), netOptions: cfg.NetworkOptions, meter: newMeter()}
+	e := &Engine{log: log, events: events.New(), netOptions: cfg.NetworkOptions, meter: newMeter()}
 	e.keep.Store(cfg.Container.LiveRestore)
 	cfg.Network.Events = func(action eventtypes.Action, id string, attrs map[string]string) {
 		e.events.Publish(eventtypes.NetworkEventType, action, eventtypes.Actor{ID: id, Attributes: attrs})
@@ -121,7 +122,10 @@ func Open(ctx context.Context, cfg Config, svc *containerd.Services, log *slog.L
 		Log:      log.With("component", "build"),
 	})
 	undo.Add(e.builds.Close)
-	sources := system.Sources{Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices, VolumeDrivers: e.volumes.Drivers}
+	sources := system.Sources{
+		Counts: e.counts, Meters: e.meters(), CDIDevices: e.containers.CDIDevices, VolumeDrivers: e.volumes.Drivers,
+		Warnings: e.networks.Warnings,
+	}
 	if cfg.ExternalContainerd {
 		sources.Containerd = svc.Version.Version
 	}

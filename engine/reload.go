@@ -30,6 +30,11 @@ func (e *Engine) Reload(cfg Config, attributes map[string]string) {
 	e.keep.Store(cfg.Container.LiveRestore)
 	e.images.Reload(image.Settings{Registry: cfg.Registry, MaxDownloads: cfg.MaxDownloads, MaxUploads: cfg.MaxUploads, DownloadAttempts: cfg.DownloadAttempts})
 	e.system.Reload(cfg.System)
+	// A reload is also how an administrator asks for the rules after a change of
+	// the host's firewall; it is harmless when nothing is missing.
+	if err := e.networks.Reapply(context.Background()); err != nil {
+		e.log.Error("restore firewall", "err", err)
+	}
 	all := map[string]string{}
 	if hostname, err := os.Hostname(); err == nil {
 		all["name"] = hostname

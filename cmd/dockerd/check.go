@@ -254,6 +254,12 @@ func (c *config) checkNetwork() error {
 			return fmt.Errorf("invalid default address pool %q: size %d is not between %d and %d", p.Base, p.Size, base.Bits(), base.Addr().BitLen())
 		}
 	}
+	if c.FirewallMode != "" && c.FirewallMode != "translate" && c.FirewallMode != "respect" {
+		return fmt.Errorf("invalid firewall-mode %q: use translate or respect", c.FirewallMode)
+	}
+	if _, _, err := parseMark(c.AcceptFwmark); err != nil {
+		return fmt.Errorf("invalid bridge-accept-fwmark %q: %w", c.AcceptFwmark, err)
+	}
 	if c.FirewallBackend != "" && c.FirewallBackend != "nftables" && c.FirewallBackend != "iptables" {
 		return fmt.Errorf("invalid firewall-backend %q: use iptables or nftables", c.FirewallBackend)
 	}
@@ -293,7 +299,6 @@ func (c *config) checkMissing() error {
 		{listed && !snapshotter, "features.containerd-snapshotter=false", "image storage outside of containerd"},
 		{c.NRI.Enable, "nri-opts", "the node resource interface"},
 		{c.FirewallBackend == "iptables", "firewall-backend=iptables", "a firewall by iptables instead of nftables"},
-		{c.AcceptFwmark != "", "bridge-accept-fwmark", "accepting packets by mark"},
 		{c.DiagnosticPort != 0, "network-diagnostic-port", "the network diagnostic server"},
 		{c.ControlPlaneMTU != 1500, "network-control-plane-mtu", "clustering"},
 		{c.AdvertiseAddr != "", "swarm-default-advertise-addr", "clustering"},

@@ -96,6 +96,7 @@ type config struct {
 	IPTables          bool       `json:"iptables"`
 	IP6Tables         bool       `json:"ip6tables"`
 	FirewallBackend   string     `json:"firewall-backend"`
+	FirewallMode      string     `json:"firewall-mode"`
 	DirectRouting     bool       `json:"allow-direct-routing"`
 	AcceptFwmark      string     `json:"bridge-accept-fwmark"`
 	BindIP            string     `json:"ip"`

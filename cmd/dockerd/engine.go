@@ -2,11 +2,13 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -139,6 +141,8 @@ func networkConfig(cfg *config) network.Config {
 	net.BIP, _ = netip.ParsePrefix(cfg.BIP)
 	net.FixedCIDR, _ = netip.ParsePrefix(cfg.FixedCIDR)
 	net.DefaultGateway, _ = netip.ParseAddr(cfg.Gateway)
+	net.RespectInput = cfg.FirewallMode == "respect"
+	net.AcceptMark, net.AcceptMask, _ = parseMark(cfg.AcceptFwmark)
 	net.IPv6, net.DirectRouting = cfg.IPv6, cfg.DirectRouting
 	net.BIP6, _ = netip.ParsePrefix(cfg.BIP6)
 	net.FixedCIDR6, _ = netip.ParsePrefix(cfg.FixedCIDR6)
@@ -159,6 +163,29 @@ func networkConfig(cfg *config) network.Config {
 		net.DefaultAddressPools = append(net.DefaultAddressPools, ipam.Block{Base: base.Masked(), Bits: p.Size})
 	}
 	return net
+}
+
+// parseMark reads MARK or MARK/MASK, in any base. Without a mask all bits count;
+// "" is a zero mask.
+func parseMark(s string) (mark, mask uint32, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	first, second, masked := strings.Cut(s, "/")
+	number := func(s string) uint32 {
+		n, e := strconv.ParseUint(s, 0, 32)
+		if e != nil && err == nil {
+			err = fmt.Errorf("%q is not a number of 32 bits", s)
+		}
+		return uint32(n)
+	}
+	mark, mask = number(first), ^uint32(0)
+	if masked {
+		if mask = number(second); mask == 0 && err == nil {
+			err = errors.New("the mask is zero: every packet would match")
+		}
+	}
+	return mark, mask, err
 }
 
 // engineRuntimes returns the configured runtimes for the engine and as docker

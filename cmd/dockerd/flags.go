@@ -103,6 +103,7 @@ func (c *config) networkFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.IPTables, "iptables", c.IPTables, "Enable addition of firewall rules")
 	fs.BoolVar(&c.IP6Tables, "ip6tables", c.IP6Tables, "Enable addition of IPv6 firewall rules")
 	fs.StringVar(&c.FirewallBackend, "firewall-backend", "", "Firewall backend to use, iptables or nftables")
+	fs.StringVar(&c.FirewallMode, "firewall-mode", "translate", "How published ports are served: \"translate\" in the kernel, before the host's input rules, or \"respect\" those rules")
 	fs.BoolVar(&c.DirectRouting, "allow-direct-routing", false, "Allow remote access to published ports on container IP addresses")
 	fs.StringVar(&c.AcceptFwmark, "bridge-accept-fwmark", "", "In bridge networks, accept packets with this firewall mark/mask")
 	fs.StringVar(&c.BindIP, "ip", "", "Host IP for port publishing from the default bridge network (default 0.0.0.0)")

@@ -328,7 +328,7 @@ func (m *Manager) way(ep *endpointRecord, ipv6 bool) portmap.Way {
 	switch {
 	case !n.driver.publishes():
 		return portmap.None
-	case m.table == nil:
+	case m.table == nil, m.cfg.RespectInput && s.mode != modeRouted:
 		return portmap.Forward
 	case s.mode == modeRouted:
 		return portmap.Route

@@ -63,6 +63,14 @@ type Config struct {
 	// masqueraded or isolated and published ports are served by forwarders in
 	// the process, as Docker does with --iptables=false.
 	Firewall bool
+	// RespectInput makes published ports obey the host's own input rules: the
+	// process listens on them and forwards, instead of the firewall, which
+	// translates packets before those rules see them. Containers then see the
+	// host's address, and the ports end with the process.
+	RespectInput bool
+	// AcceptMark lets packets with this mark, of the bits in AcceptMask, into
+	// bridge networks; a zero AcceptMask means none.
+	AcceptMark, AcceptMask uint32
 	// UserlandProxy forwards what the firewall cannot translate: connections to
 	// published ports over IPv6, see package portmap.
 	UserlandProxy bool

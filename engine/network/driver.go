@@ -133,18 +133,23 @@ func (d bridgeDriver) detach(_ context.Context, ns *os.File, _ *netw, ep *endpoi
 }
 
 func (d bridgeDriver) attach(ns *os.File, n *netw, l link) error {
-	err := d.m.links.Attach(ns, bridge.Endpoint{
+	err := d.m.links.Attach(ns, d.endpoint(n, l))
+	if errors.Is(err, bridge.ErrNoBridge) {
+		return fmt.Errorf("%w: %w", errNotMade, err)
+	}
+	return err
+}
+
+// endpoint is l as package bridge takes it.
+func (d bridgeDriver) endpoint(n *netw, l link) bridge.Endpoint {
+	return bridge.Endpoint{
 		HostName: l.hostName, Name: l.name, Bridge: n.Bridge, MAC: l.mac, MTU: n.opts.mtu,
 		Addrs: l.addrs, Gateways: l.gateways, Sysctls: l.sysctls,
 		// With br_netfilter a container that uses its own published port gets its
 		// frames back through the port they came from.
 		Hairpin:  l.published,
 		Isolated: !n.opts.icc && !d.filtersFrames(n),
-	})
-	if errors.Is(err, bridge.ErrNoBridge) {
-		return fmt.Errorf("%w: %w", errNotMade, err)
 	}
-	return err
 }
 
 func (d bridgeDriver) policy(n *netw) (firewall.Network, bool) {

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/moby/moby/api/types/network"
 	"github.com/vishvananda/netlink"
 )
@@ -157,18 +156,8 @@ func TestRepair(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
 	web := w.run("web", publish("8080->80/tcp"))
-	flush := func() {
-		c, err := nftables.New()
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.FlushRuleset()
-		if err := c.Flush(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	flush := func() { flushRuleset(t) }
 	flush()
-	w.client.isRefused("tcp", hostAddr+":8080")
 	if err := w.m.Reapply(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ type Manager struct {
 
 	containers keyLocks       // serialises the operations of one container
 	reaper     sync.WaitGroup // removal of links, see reap
+	watch      *watch
 
 	// repairMu serialises making bridges and changing the firewall's policy.
 	// Locked before mu.
@@ -104,7 +105,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 		log:       log,
 		store:     st,
 		links:     links,
-		ports:     portmap.New(portmap.Config{Firewall: cfg.Firewall, Forward: cfg.UserlandProxy || !cfg.Firewall}),
+		ports:     portmap.New(portmap.Config{Firewall: cfg.Firewall, Forward: cfg.UserlandProxy || cfg.RespectInput || !cfg.Firewall}),
 		networks:  make(map[string]*netw),
 		sandboxes: make(map[string]*sandbox),
 
@@ -129,6 +130,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Manager, err er
 		return nil, err
 	}
 	if err := m.enableForwarding(ctx); err != nil {
+		return nil, err
+	}
+	if m.watch, err = m.startWatch(ctx); err != nil {
 		return nil, err
 	}
 	undo.Release()
@@ -434,8 +438,8 @@ func (m *Manager) Close(ctx context.Context, keep bool) error {
 	networks := slices.Collect(maps.Values(m.networks))
 	m.mu.Unlock()
 
+	errs := []error{m.watch.stop()}
 	m.reaper.Wait()
-	var errs []error
 	for _, sb := range sandboxes {
 		errs = append(errs, portmap.CloseAll(sb.sockets))
 		if sb.resolver != nil {
@@ -444,7 +448,7 @@ func (m *Manager) Close(ctx context.Context, keep bool) error {
 	}
 	if !keep && len(sandboxes) == 0 {
 		if m.table != nil {
-			errs = append(errs, m.table.Remove(ctx))
+			errs = append(errs, m.table.Remove(ctx), m.table.RemoveUserTable())
 		}
 		for _, n := range networks {
 			if n.Made {

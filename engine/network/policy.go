@@ -66,6 +66,9 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 	if m.table == nil {
 		return nil
 	}
+	if err := m.table.EnsureUserTable(); err != nil {
+		return err
+	}
 	for _, sb := range m.sandboxes {
 		sb.published = m.firewallPorts(sb.rec)
 		if err := m.table.Publish(ctx, sb.published...); err != nil {
@@ -94,6 +97,7 @@ func (m *Manager) applyPolicy(ctx context.Context) error {
 		return nil
 	}
 	p := firewall.Policy{
+		AcceptMark: m.cfg.AcceptMark, AcceptMask: m.cfg.AcceptMask,
 		DropForward4: !m.cfg.IPForwardNoDrop && m.store.enabledForwarding(forwarding4.file),
 		DropForward6: !m.cfg.IPForwardNoDrop && m.store.enabledForwarding(forwarding6.file),
 	}

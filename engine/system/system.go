@@ -70,7 +70,9 @@ type Sources struct {
 	CDIDevices func() []string
 	// VolumeDrivers lists the drivers in use; nil for the local one only.
 	VolumeDrivers func() []string
-	Meters        Meters
+	// Warnings are further ones, of the moment; nil for none.
+	Warnings func() []string
+	Meters   Meters
 }
 
 // Service answers for the daemon. It is safe for concurrent use.
@@ -249,6 +251,9 @@ func (s *Service) Info(ctx context.Context) (system.Info, error) {
 			Namespaces: system.ContainerdNamespaces{Containers: facts.Namespace, Plugins: facts.PluginsNamespace},
 		},
 		Warnings: append(s.cgroup.warnings(), facts.Warnings...),
+	}
+	if s.sources.Warnings != nil {
+		info.Warnings = append(info.Warnings, s.sources.Warnings()...)
 	}
 	if facts.InitBinary != "" {
 		_, info.InitCommit.ID = s.init.read(ctx, facts.InitBinary)

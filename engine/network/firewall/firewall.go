@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,6 +66,9 @@ type Policy struct {
 	// DropForward4 and DropForward6 drop packets between links that are no bridge
 	// of Networks.
 	DropForward4, DropForward6 bool
+	// AcceptMark lets packets with this mark, of the bits in AcceptMask, into the
+	// networks; a zero AcceptMask means none.
+	AcceptMark, AcceptMask uint32
 }
 
 // Port is one published port. With HostPort 0 it is an open one: reachable at
@@ -106,12 +110,19 @@ type kernel interface {
 	close() error
 	// foreignDrop lists chains that drop forwarded IPv4 packets by default.
 	foreignDrop() ([]string, error)
+	// ensureUserTable, removeUserTable and inputChains are as those of Table.
+	ensureUserTable() error
+	removeUserTable() error
+	inputChains() ([]string, error)
+	// port is that of the socket in use.
+	port() uint32
 }
 
 // Table is the table of one daemon. Its methods may be called concurrently.
 type Table struct {
 	name   string
 	kernel kernel
+	port   atomic.Uint32 // of the socket that makes the changes, for Watcher
 
 	// mu serialises transactions, so that the table never misses a port that
 	// the state has; it is held across them. It also guards the fields below.
@@ -223,6 +234,7 @@ func (t *Table) String() string {
 }
 
 func (t *Table) replaceLocked() error {
+	t.port.Store(t.kernel.port())
 	if err := t.kernel.replace(compile(t.name, t.policy, t.ports)); err != nil {
 		return fmt.Errorf("apply firewall table %q: %w", t.name, err)
 	}
@@ -231,6 +243,7 @@ func (t *Table) replaceLocked() error {
 }
 
 func (t *Table) changeLocked(add, del []Port) error {
+	t.port.Store(t.kernel.port())
 	err := t.kernel.change(t.name, add, del)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
 		// Somebody else changed the table.

@@ -121,6 +121,10 @@ func (f *fake) change(_ string, add, del []Port) error {
 func (f *fake) remove(string) error            { f.text, f.ports = "", nil; return nil }
 func (f *fake) close() error                   { return nil }
 func (f *fake) foreignDrop() ([]string, error) { return nil, nil }
+func (f *fake) inputChains() ([]string, error) { return nil, nil }
+func (f *fake) ensureUserTable() error         { return nil }
+func (f *fake) removeUserTable() error         { return nil }
+func (f *fake) port() uint32                   { return 0 }
 
 // Whatever happens, and whoever else meddles, after a change that succeeded the
 // kernel has exactly the state.

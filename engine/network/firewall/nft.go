@@ -58,6 +58,28 @@ func (n *nft) begin(elements int) (*nftables.Conn, error) {
 	return n.conn, n.nl.SetDeadline(time.Now().Add(transactionTimeout))
 }
 
+// port returns that of the socket, which it opens if need be; 0 if there is none.
+func (n *nft) port() uint32 {
+	if _, err := n.begin(0); err != nil {
+		return 0
+	}
+	raw, err := n.nl.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var port uint32
+	if err := raw.Control(func(fd uintptr) {
+		if sa, err := unix.Getsockname(int(fd)); err == nil {
+			if nl, ok := sa.(*unix.SockaddrNetlink); ok {
+				port = nl.Pid
+			}
+		}
+	}); err != nil {
+		return 0
+	}
+	return port
+}
+
 // end gives the socket up if the transaction failed.
 func (n *nft) end(err *error) {
 	if *err != nil {

@@ -114,7 +114,7 @@ func compile(table string, p Policy, ports map[portKey]Port) *ruleset {
 	postrouting := chain{name: "postrouting", hook: hookPostrouting}
 	var to []chain
 	for _, n := range networks {
-		to = append(to, toNetwork(&n))
+		to = append(to, toNetwork(&n, p.AcceptMark, p.AcceptMask))
 		rs.links = append(rs.links, link{n.Bridge, "to-" + n.Bridge})
 		if n.Internal {
 			// Before anything accepts, a port published elsewhere included.
@@ -153,8 +153,11 @@ func compile(table string, p Policy, ports map[portKey]Port) *ruleset {
 // toNetwork decides on packets that would leave through the bridge of n. Those
 // between its own containers come here when the kernel hands bridged frames to
 // the firewall (br_netfilter), or when they take the way over a published port.
-func toNetwork(n *Network) chain {
+func toNetwork(n *Network, mark, mask uint32) chain {
 	c := chain{name: "to-" + n.Bridge, rules: []rule{{ctState(), accept()}}}
+	if mask != 0 {
+		c.rules = append(c.rules, rule{marked(mark, mask), accept()})
+	}
 	if n.ICC {
 		c.rules = append(c.rules, rule{iif(n.Bridge), accept()})
 	}
@@ -290,6 +293,15 @@ func daddrLocal() stmt {
 
 func ctState() stmt {
 	return ctBits("ct state established,related", expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+}
+
+// marked matches packets whose bits in mask are those of mark.
+func marked(mark, mask uint32) stmt {
+	text := fmt.Sprintf("meta mark & 0x%08x == 0x%08x", mask, mark&mask)
+	return stmt{text, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binary.NativeEndian.AppendUint32(nil, mark&mask)}}}
 }
 
 // ctTranslated matches connections whose destination was changed.
